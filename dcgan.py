@@ -1,0 +1,213 @@
+"""What is learned: the graph of a DCGAN in TensorFlow 1.x style.
+
+The functions carry the names of the article's notebook: `model_inputs`, `generator`, `discriminator`,
+`model_loss`, `model_opt`. The networks are data (`systems.py`); the layers are a few lines each over `tf.nn`.
+Variables live under `generator/` and `discriminator/`, and a shipped checkpoint depends on their names.
+"""
+
+import contextlib
+import math
+import os
+from typing import NamedTuple
+
+from systems import Layer, System
+
+
+@contextlib.contextmanager
+def calm_start():
+    """Silence what TensorFlow's C++ code says while it loads, unless TF_CPP_MIN_LOG_LEVEL asks for it.
+
+    The variable alone is not enough: the first messages come before TensorFlow reads it, so the
+    descriptor itself points elsewhere meanwhile. Python's errors are not touched.
+    """
+    if 'TF_CPP_MIN_LOG_LEVEL' in os.environ:
+        yield
+        return
+    os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+    stderr = os.dup(2)
+    with open(os.devnull, 'wb') as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+with calm_start():
+    import tensorflow.compat.v1 as tf
+
+tf.logging.set_verbosity(tf.logging.ERROR)
+
+BATCH_NORM_EPSILON = 1e-3  # this and the momentum are those of tf.layers, which the article used
+BATCH_NORM_MOMENTUM = 0.99
+UPDATE_ORDERS = ('alternating', 'simultaneous')
+
+
+class Losses(NamedTuple):
+    """What one batch gives before the weights move: four scalars and the generated images."""
+
+    d_loss: tf.Tensor
+    g_loss: tf.Tensor
+    d_real: tf.Tensor  # D(x), the mean probability of being real that real images get
+    d_fake: tf.Tensor  # D(G(z)), the same for generated images
+    fake: tf.Tensor  # (N, H, W, 3) in -1..1
+
+
+def weights(shape, stddev):
+    """The variable `kernel` of the current scope, N(0, stddev) at first."""
+    return tf.get_variable('kernel', shape, initializer=tf.random_normal_initializer(stddev=stddev))
+
+
+def dense(x, shape, stddev, scope='dense'):
+    """Fully connected layer, (N, ...) to (N, *shape); a bias is a function of its own."""
+    with tf.variable_scope(scope):
+        x = tf.reshape(x, [-1, x.shape[1:].num_elements()])
+        x = tf.matmul(x, weights([x.shape[1], math.prod(shape)], stddev))
+        return tf.reshape(x, [-1, *shape])
+
+
+def conv2d(x, channels, kernel, stride, padding, stddev, scope='conv2d'):
+    """Convolution of (N, H, W, C) with square kernels; H and W shrink by the stride."""
+    with tf.variable_scope(scope):
+        kernels = weights([kernel, kernel, x.shape[-1], channels], stddev)
+        return tf.nn.conv2d(x, kernels, strides=stride, padding=padding)
+
+
+def conv2d_transpose(x, channels, kernel, stride, padding, stddev, scope='conv2d_transpose'):
+    """Transposed convolution: a side becomes side * stride ('SAME') or (side - 1) * stride + kernel ('VALID')."""
+    with tf.variable_scope(scope):
+        kernels = weights([kernel, kernel, channels, x.shape[-1]], stddev)
+        grow = {
+            'SAME': lambda side: side * stride,
+            'VALID': lambda side: (side - 1) * stride + kernel,
+        }[padding]
+        shape = [tf.shape(x)[0], grow(x.shape[1]), grow(x.shape[2]), channels]
+        return tf.nn.conv2d_transpose(x, kernels, shape, strides=stride, padding=padding)
+
+
+def bias(x, scope='bias'):
+    """Add one learned number a channel, 0 at first."""
+    return tf.nn.bias_add(x, tf.get_variable(scope, [x.shape[-1]], initializer=tf.zeros_initializer()))
+
+
+def batch_norm(x, training, scope='batch_norm'):
+    """Batch normalisation of (N, H, W, C) per channel (Ioffe and Szegedy, 2015).
+
+    In training with the statistics of the batch, otherwise with their moving averages. The updates of the
+    averages are added to `tf.GraphKeys.UPDATE_OPS` where the variables are made, not where they are reused:
+    so each is updated once a step, and the discriminator's averages are those of the real images.
+    """
+    with tf.variable_scope(scope) as variables:
+        channels = [x.shape[-1]]
+        zeros, ones = tf.zeros_initializer(), tf.ones_initializer()
+        gamma = tf.get_variable('gamma', channels, initializer=ones)
+        beta = tf.get_variable('beta', channels, initializer=zeros)
+        moving_mean = tf.get_variable('moving_mean', channels, initializer=zeros, trainable=False)
+        moving_variance = tf.get_variable('moving_variance', channels, initializer=ones, trainable=False)
+        if not training:
+            return tf.nn.batch_normalization(x, moving_mean, moving_variance, beta, gamma, BATCH_NORM_EPSILON)
+        x, mean, variance = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=BATCH_NORM_EPSILON)
+        if not variables.reuse:
+            for average, value in ((moving_mean, mean), (moving_variance, variance)):
+                update = average.assign_sub((1 - BATCH_NORM_MOMENTUM) * (average - value))
+                tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
+        return x
+
+
+def network(system: System, layers: tuple[Layer, ...], x, training):
+    """Stack `layers` on `x`, each under a scope of its own: layer1, layer2, ..."""
+    convolutions = {'conv2d': conv2d, 'conv2d_transpose': conv2d_transpose}
+    activations = {
+        'leaky_relu': lambda x: tf.nn.leaky_relu(x, system.leaky_slope),
+        'tanh': tf.tanh,
+        None: tf.identity,
+    }
+    for number, layer in enumerate(layers, 1):
+        with tf.variable_scope(f'layer{number}'):
+            if layer.kind == 'dense':
+                x = dense(x, layer.output, system.weight_stddev)
+            else:
+                x = convolutions[layer.kind](
+                    x, layer.output, layer.kernel, layer.stride, layer.padding, system.weight_stddev
+                )
+            x = batch_norm(x, training) if layer.batch_norm else bias(x)
+            x = activations[layer.activation](x)
+    return x
+
+
+def model_inputs(image_width, image_height, image_channels, z_dim):
+    """Placeholders: real images (N, H, W, C) in -0.5..0.5, latents (N, z_dim), the learning rate (a scalar)."""
+    input_real = tf.placeholder(tf.float32, [None, image_height, image_width, image_channels], 'input_real')
+    input_z = tf.placeholder(tf.float32, [None, z_dim], 'input_z')
+    learning_rate = tf.placeholder(tf.float32, [], 'learning_rate')
+    return input_real, input_z, learning_rate
+
+
+def generator(system: System, z, training=True, reuse=False, ema=None):
+    """Images (N, H, W, 3) in -1..1 from latents (N, latent_size).
+
+    training: batch normalisation with the batch's statistics; otherwise with the moving averages.
+    ema: a `tf.train.ExponentialMovingAverage` that was applied to the generator; draw with its averages.
+    """
+
+    def averaged(getter, *args, **kwargs):
+        return ema.average(getter(*args, **kwargs))
+
+    with tf.variable_scope('generator', reuse=reuse, custom_getter=averaged if ema else None):
+        return network(system, system.generator, z, training)
+
+
+def discriminator(system: System, images, reuse=False):
+    """Logits (N, 1) of `images` (N, H, W, 3) in -1..1 being real; their sigmoid is the probability."""
+    with tf.variable_scope('discriminator', reuse=reuse):
+        return network(system, system.discriminator, images, training=True)
+
+
+def cross_entropy(logits, label):
+    """Mean sigmoid cross-entropy of `logits` against the same `label` (0..1) for all."""
+    labels = tf.fill(tf.shape(logits), label)
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits))
+
+
+def model_loss(system: System, input_real, input_z, label_smoothing):
+    """Build both networks and the losses of Goodfellow et al. (2014), the generator's not saturating.
+
+    Real images are labelled `label_smoothing` (0.9 as published), generated ones 0; the generator
+    wants its images to get the label of real ones.
+    """
+    fake = generator(system, input_z)
+    real_logits = discriminator(system, input_real * 2)
+    fake_logits = discriminator(system, fake, reuse=True)
+    return Losses(
+        d_loss=cross_entropy(real_logits, label_smoothing) + cross_entropy(fake_logits, 0.0),
+        g_loss=cross_entropy(fake_logits, label_smoothing),
+        d_real=tf.reduce_mean(tf.sigmoid(real_logits)),
+        d_fake=tf.reduce_mean(tf.sigmoid(fake_logits)),
+        fake=fake,
+    )
+
+
+def model_opt(system: System, losses: Losses, learning_rate, beta1, label_smoothing, update_order, ema=None):
+    """One operation that makes a whole training step: both Adam updates, moving averages, global step.
+
+    update_order: 'alternating' updates the discriminator first and then the generator against the updated
+    discriminator, on the same generated images (as published, in one session run instead of two);
+    'simultaneous' takes both gradients at the same point, which saves a pass through the discriminator.
+    """
+    global_step = tf.train.get_or_create_global_step()
+    generator_variables = tf.global_variables('generator/')
+    with tf.variable_scope('d_adam'):
+        d_optimizer = tf.train.AdamOptimizer(learning_rate, beta1)
+        d_train_opt = d_optimizer.minimize(losses.d_loss, var_list=tf.trainable_variables('discriminator/'))
+    g_loss = losses.g_loss
+    if update_order == 'alternating':
+        with tf.control_dependencies([d_train_opt]):
+            g_loss = cross_entropy(discriminator(system, losses.fake, reuse=True), label_smoothing)
+    with tf.variable_scope('g_adam'):
+        g_optimizer = tf.train.AdamOptimizer(learning_rate, beta1)
+        g_train_opt = g_optimizer.minimize(g_loss, var_list=tf.trainable_variables('generator/'))
+    with tf.control_dependencies([d_train_opt, g_train_opt, *tf.get_collection(tf.GraphKeys.UPDATE_OPS)]):
+        step = global_step.assign_add(1)
+    with tf.control_dependencies([step]):
+        return ema.apply(generator_variables) if ema else tf.no_op()

@@ -1,0 +1,218 @@
+"""What can the trained generator draw?
+
+python generate.py                        ten faces from the generator that comes with the project
+python generate.py --count 1000 --seed 1 --out faces1000
+python generate.py --checkpoint runs/NAME  from a training run of your own
+"""
+
+import contextlib
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+from tqdm import tqdm
+
+import cli
+import helper
+from systems import SYSTEMS, System
+
+PRETRAINED = Path(__file__).parent / 'pretrained'
+CHUNK = 64  # faces drawn at once, always, so that a face depends on nothing but its number and the seed
+GRID_FACES = 64  # at most this many in the grid
+LEAST_GRID_SCALE = 3  # so that the labels have room
+LABEL_HEIGHT = 14  # pixels
+DEMO_FACES = 8192
+
+
+def draw_latents(system: System, rng, count) -> np.ndarray:
+    """Latents float32 (count, latent_size) from the system's distribution."""
+    return rng.uniform(*system.latent_range, (count, system.latent_size)).astype(np.float32)
+
+
+def read_run(run_dir: Path) -> dict:
+    """The run.json of a run directory. Raises UserError."""
+    try:
+        run = json.loads((run_dir / 'run.json').read_text())
+        SYSTEMS[run['settings']['system']]
+        return run
+    except FileNotFoundError:
+        raise cli.UserError(f'{run_dir} is not the directory of a training run: it has no run.json') from None
+    except (ValueError, KeyError, TypeError):
+        raise cli.UserError(f'{run_dir / "run.json"} is damaged, or of another version') from None
+
+
+def find_checkpoint(path) -> tuple[Path, Path]:
+    """The run directory and the checkpoint (a prefix, as TensorFlow names it) that `path` means.
+
+    path: a run directory, of which the newest checkpoint is taken, or a checkpoint in it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        import dcgan
+
+        newest = dcgan.tf.train.latest_checkpoint(path / 'checkpoints')
+        if newest is None:
+            raise cli.UserError(f'{path} has no checkpoint')
+        return path, Path(newest)
+    prefix = path.with_suffix('') if path.suffix == '.index' else path
+    if not prefix.with_name(f'{prefix.name}.index').exists():
+        raise cli.UserError(f'{path}: no such run directory or checkpoint')
+    return prefix.parent.parent, prefix
+
+
+def open_session(graph=None):
+    """A session that takes GPU memory as it needs it."""
+    import dcgan
+
+    config = dcgan.tf.ConfigProto()
+    config.gpu_options.allow_growth = True
+    return dcgan.tf.Session(graph=graph, config=config)
+
+
+@contextlib.contextmanager
+def restored_generator(checkpoint):
+    """Yield (run, session, z, faces): what run.json says, and the generator with its trained weights.
+
+    Those are the moving averages where the checkpoint has them. faces is -1..1. Raises UserError.
+    """
+    run_dir, prefix = find_checkpoint(checkpoint)
+    run = read_run(run_dir)
+    import dcgan
+
+    tf = dcgan.tf
+    system = SYSTEMS[run['settings']['system']]
+    with tf.Graph().as_default():
+        z = tf.placeholder(tf.float32, [None, system.latent_size], 'input_z')
+        faces = dcgan.generator(system, z, training=False)
+        with open_session() as session:
+            try:
+                saved = tf.train.load_checkpoint(str(prefix))
+                variables = {}
+                for variable in tf.global_variables():
+                    average = f'{variable.op.name}/ExponentialMovingAverage'
+                    variables[average if saved.has_tensor(average) else variable.op.name] = variable
+                tf.train.Saver(variables).restore(session, str(prefix))
+            except (tf.errors.OpError, ValueError, RuntimeError):
+                raise cli.UserError(f'{prefix} is damaged, or not a checkpoint of this system') from None
+            yield run, session, z, faces
+
+
+def draw_faces(checkpoint, count, seed):
+    """Yield `count` faces in chunks, uint8 (n, H, W, 3). Face number i depends on `seed` and i alone."""
+    with restored_generator(checkpoint) as (run, session, z, faces):
+        system = SYSTEMS[run['settings']['system']]
+        rng = np.random.default_rng(seed)
+        for start in range(0, count, CHUNK):
+            images = session.run(faces, {z: draw_latents(system, rng, CHUNK)})
+            yield helper.to_uint8(images[: count - start], (-1, 1))
+
+
+def load_demo(data_dir) -> np.ndarray:
+    """The demo data set: DEMO_FACES faces drawn by the generator that comes with the project, no photographs.
+
+    uint8 (N, H, W, 3), memory-mapped from a file in `data_dir`, which is made the first time.
+    """
+    size = SYSTEMS[read_run(PRETRAINED)['settings']['system']].image_size
+    prepared = Path(data_dir) / f'demo-{size}-{helper.fingerprint(PRETRAINED, DEMO_FACES)}.npy'
+    if not prepared.exists():
+        prepared.parent.mkdir(parents=True, exist_ok=True)
+        faces = tqdm(
+            draw_faces(PRETRAINED, DEMO_FACES, seed=0),
+            total=math.ceil(DEMO_FACES / CHUNK),
+            disable=None,
+        )
+        helper.save_faces(prepared, size, DEMO_FACES, faces)
+    return np.load(prepared, mmap_mode='r')
+
+
+def export_generator(checkpoint, out: Path):
+    """Write the generator's sampling weights alone, as a run directory that holds nothing else."""
+    import dcgan
+
+    if out.exists():
+        raise cli.UserError(f'{out} is there already: name another folder')
+    with restored_generator(checkpoint) as (run, session, _, _):
+        (out / 'checkpoints').mkdir(parents=True)
+        dcgan.tf.train.Saver().save(session, str(out / 'checkpoints' / 'generator'), write_meta_graph=False)
+    run['settings']['data'] = Path(run['settings']['data']).name
+    (out / 'run.json').write_text(json.dumps(run, indent=2) + '\n')
+
+
+def label(face: np.ndarray, number, scale) -> np.ndarray:
+    """`face` (H, W, 3) enlarged, with its number below."""
+    height, width, _ = face.shape
+    labelled = Image.new('RGB', (width * scale, height * scale + LABEL_HEIGHT))
+    labelled.paste(enlarge(face, scale))
+    ImageDraw.Draw(labelled).text((2, height * scale + 1), str(number), fill='white')
+    return np.asarray(labelled)
+
+
+def enlarge(face: np.ndarray, scale) -> Image.Image:
+    """`face` (H, W, 3) with each pixel a square of `scale` x `scale`."""
+    return ImageOps.scale(Image.fromarray(face), scale, Image.Resampling.NEAREST)
+
+
+def unused(path: Path) -> Path:
+    """`path`, or the first of path-2, path-3, ... that is not there yet."""
+    numbered = (path.with_name(f'{path.name}-{number}') for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
+
+
+def parse_arguments():
+    parser = cli.Parser('Draw faces with a trained generator.')
+    add = parser.add_argument
+    add('--count', type=cli.number(int, 1, 10_000_000), default=10, help='how many faces (10)')
+    add('--seed', type=cli.number(int, 0, 2**63), default=0, help='another seed, other faces (0)')
+    add(
+        '--out',
+        type=Path,
+        help='folder for the PNG files (faces, or faces-2, ... if that is there)',
+    )
+    add(
+        '--scale',
+        type=cli.number(int, 1, 64),
+        default=1,
+        help='enlarge each pixel so many times (1)',
+    )
+    add(
+        '--checkpoint',
+        type=Path,
+        default=PRETRAINED,
+        help='a run directory or a checkpoint in it (pretrained)',
+    )
+    add(
+        '--export',
+        type=Path,
+        metavar='DIR',
+        help='draw nothing: write the generator alone into this folder',
+    )
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    if args.export:
+        export_generator(args.checkpoint, args.export)
+        print(f'The generator: {args.export}')
+        return
+    out = args.out or unused(Path('faces'))
+    if out.is_dir() and any(out.iterdir()):
+        raise cli.UserError(f'{out} is not empty: name another folder with --out')
+    in_grid = []
+    with tqdm(total=args.count, unit=' faces', disable=None) as bar:
+        for faces in draw_faces(args.checkpoint, args.count, args.seed):
+            out.mkdir(parents=True, exist_ok=True)
+            for number, face in enumerate(faces, bar.n):
+                enlarge(face, args.scale).save(out / f'face-{number:05}.png')
+                if number < GRID_FACES:
+                    in_grid.append(label(face, number, max(args.scale, LEAST_GRID_SCALE)))
+            bar.update(len(faces))
+    helper.images_square_grid(in_grid, (0, 255)).save(out / 'grid.png')
+    print(f'{args.count} faces: {out}/face-*.png\nSide by side: {out / "grid.png"}')
+
+
+if __name__ == '__main__':
+    cli.run(main)

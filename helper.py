@@ -1,0 +1,315 @@
+"""Where do the faces come from, and how do they look side by side?
+
+Download and verify CelebA, read any zip or folder of images, crop them, keep the result as one uint8 array
+on disk, hand out batches, and lay images out in a grid.
+"""
+
+import contextlib
+import hashlib
+import io
+import math
+import os
+import sys
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import requests
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+CELEB_A = 'img_align_celeba.zip'
+CELEB_A_SIZE = 1_443_490_838  # bytes
+CELEB_A_MD5 = '00d2c5bc6d35e252742224ab0c1e8fcb'
+CELEB_A_SOURCES = (
+    'https://drive.usercontent.google.com/download?id=0B7EVK8r0v71pZjFTYXZWM3FlRnM'
+    '&resourcekey=0-dYn9z10tMJOBAkviAcfdyQ&export=download&confirm=t',
+    'https://s3-us-west-1.amazonaws.com/udacity-dlnfd/datasets/celeba.zip',
+)
+ATTEMPTS = 4  # a source
+BACK_OFF = 1.0  # seconds before the second attempt; doubles from one to the next
+TIMEOUT = (10, 60)  # seconds to connect, and without a byte
+
+# Of an aligned CelebA image, 178x218, the article keeps the central 108x108.
+ALIGNED_WIDTH, ALIGNED_HEIGHT, FACE_SIDE = 178, 218, 108
+IMAGE_SUFFIXES = {'.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'}
+MOST_UNREADABLE = 0.01  # of all images
+BLOCK = 2048  # images decoded before they are written
+PREPARATION = 'central 108/178, bilinear, 1'  # changes when the pixels that `get_image` gives change
+
+
+class DataError(OSError):
+    """The data cannot be had or used; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+    """Yield a temporary name beside `path`; what was written there becomes `path` if all goes well."""
+    temporary = path.with_name(f'.{os.getpid()}.{path.name}')
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def download_celeb_a(data_dir, sources=CELEB_A_SOURCES, size=CELEB_A_SIZE, md5=CELEB_A_MD5) -> Path:
+    """Path of the official archive in `data_dir`, fetched from the first of `sources` (URLs) that has it.
+
+    What an interrupted download got is kept as a `.part` file and completed by the next. The archive gets
+    its name once `size` (bytes) and `md5` are right; one that is there already is not fetched again.
+    Raises DataError when no source gives it, or a file of that name is not the archive.
+    """
+    archive = Path(data_dir) / CELEB_A
+    if archive.exists():
+        if archive.stat().st_size == size:
+            return archive
+        raise DataError(
+            f'{archive} has {archive.stat().st_size} bytes, the official archive {size}: remove it to '
+            f'download it anew, or use it as it is with --data {archive}'
+        )
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    part = archive.with_name(f'{archive.name}.part')
+    failures = []
+    for url in sources:
+        try:
+            fetch(url, part, size, md5)
+            part.replace(archive)
+            return archive
+        except (DataError, requests.RequestException) as error:
+            failures.append(f'{url} ({reason(error)})')
+    raise DataError(
+        f'CelebA could not be downloaded; tried {", ".join(failures)}. '
+        f'Get {CELEB_A} ({size} bytes, MD5 {md5}) by hand and put it at {archive}'
+    )
+
+
+def fetch(url, part: Path, size, md5):
+    """Complete `part` from `url` in up to ATTEMPTS requests, and check it; a wrong file is removed."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            receive(url, part, size)
+            break
+        except requests.RequestException as error:
+            status = error.response.status_code if error.response is not None else None
+            hopeless = status is not None and 400 <= status < 500 and status not in (408, 416, 429)
+            if attempt == ATTEMPTS or hopeless:
+                raise
+            wait = BACK_OFF * 2 ** (attempt - 1)
+            print(f'{reason(error)}; next attempt in {wait:g} s', file=sys.stderr)
+            time.sleep(wait)
+    digest = hashlib.md5()
+    with open(part, 'rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    if digest.hexdigest() != md5:
+        part.unlink()
+        raise DataError(f'its MD5 is {digest.hexdigest()}, not {md5}')
+
+
+def receive(url, part: Path, size):
+    """One request for what `part` still lacks of `size` bytes, appended to it.
+
+    Raises DataError if the answer is not the archive, requests.RequestException if it may come another time.
+    """
+    start = part.stat().st_size if part.exists() else 0
+    if start == size:
+        return
+    headers = {'Accept-Encoding': 'identity'} | ({'Range': f'bytes={start}-'} if start else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == 416:  # it has no such range: begin again
+            part.unlink(missing_ok=True)
+        response.raise_for_status()
+        if not response.headers.get('Content-Range', '').startswith(f'bytes {start}-'):
+            start = 0
+        chunks = response.iter_content(1 << 20)
+        first = next(chunks, b'')
+        if 'html' in response.headers.get('Content-Type', '') or first.lstrip()[:1] == b'<':
+            raise DataError('it answered with an HTML page, such as Google Drive does when a quota is used up')
+        length = int(response.headers.get('Content-Length', size - start))
+        if length != size - start or (start == 0 and not first.startswith(b'PK')):
+            raise DataError(f'it is not the archive: {start + length} bytes, not {size}, or no zip')
+        with (
+            open(part, 'ab' if start else 'wb') as file,
+            tqdm(desc=CELEB_A, total=size, initial=start, unit='B', unit_scale=True, disable=None) as bar,
+        ):
+            while first:
+                file.write(first)
+                bar.update(len(first))
+                first = next(chunks, b'')
+    if part.stat().st_size < size:
+        raise requests.ConnectionError
+
+
+def reason(error: Exception) -> str:
+    """Why a request failed, in a few words."""
+    if isinstance(error, requests.HTTPError):
+        return f'status {error.response.status_code}'
+    if isinstance(error, requests.RequestException):
+        return f'no connection, or it broke off: {type(error).__name__}'
+    return str(error)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any image as 8-bit RGB: 16-bit grey is scaled, transparent parts become white."""
+    if image.mode.startswith('I'):  # Pillow would clip, not scale
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+    return image.convert('RGB')
+
+
+def get_image(image_path, width, height) -> np.ndarray:
+    """The face in an image file (a path or an open file) as uint8 (height, width, 3).
+
+    An aligned CelebA image (178x218, or another resolution of it) is cropped to the article's central
+    108x108, scaled with its width; of any other image the central square is taken. Bilinear, as published.
+    """
+    with Image.open(image_path) as image:
+        image = to_rgb(ImageOps.exif_transpose(image))
+    side = min(image.size)
+    if image.height == round(image.width * ALIGNED_HEIGHT / ALIGNED_WIDTH):
+        side = max(1, round(image.width * FACE_SIDE / ALIGNED_WIDTH))
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    face = image.crop((left, top, left + side, top + side))
+    return np.asarray(face.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def fingerprint(source: Path, image_size) -> str:
+    """Changes with the archive, or any file of the folder, with the image size and with the crop."""
+    files = sorted(source.rglob('*')) if source.is_dir() else [source]
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    made_from = repr((str(source.resolve()), stats, image_size, PREPARATION))
+    return hashlib.blake2s(made_from.encode(), digest_size=8).hexdigest()
+
+
+@contextlib.contextmanager
+def open_source(source: Path):
+    """The sorted names of the images in a zip archive or a folder, and a function that reads one's bytes."""
+
+    def images(names):
+        hidden = ('.', '__MACOSX')
+        paths = [Path(name) for name in sorted(names)]
+        return [
+            str(path)
+            for path in paths
+            if path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(hidden) for part in path.parts)
+        ]
+
+    if source.is_dir():
+        files = (path.relative_to(source) for path in source.rglob('*') if path.is_file())
+        yield images(map(str, files)), lambda name: (source / name).read_bytes()
+    else:
+        with zipfile.ZipFile(source) as archive:
+            yield images(archive.namelist()), archive.read
+
+
+def load_faces(source, image_size, cache_dir) -> np.ndarray:
+    """All faces of `source` (a zip archive or a folder of images) as uint8 (N, image_size, image_size, 3).
+
+    Memory-mapped from a .npy file in `cache_dir`, which is made the first time, on all cores. Images that
+    cannot be read are left out and named on stderr; more than MOST_UNREADABLE of them raise DataError, as
+    does a source without images.
+    """
+    source = Path(source)
+    if not source.is_dir() and not zipfile.is_zipfile(source):
+        raise DataError(f'{source}: {"neither a folder nor a zip archive" if source.exists() else "no such file"}')
+    prepared = Path(cache_dir) / f'{source.stem}-{image_size}-{fingerprint(source, image_size)}.npy'
+    if not prepared.exists():
+        prepared.parent.mkdir(parents=True, exist_ok=True)
+        with open_source(source) as (names, read):
+            if not names:
+                raise DataError(f'{source}: no images in it ({" ".join(sorted(IMAGE_SUFFIXES))})')
+            save_faces(prepared, image_size, len(names), read_faces(source, names, read, image_size))
+    return np.load(prepared, mmap_mode='r')
+
+
+def read_faces(source, names, read, image_size):
+    """Yield the faces of the images `names` in blocks, uint8 (n, image_size, image_size, 3)."""
+
+    def face(name):
+        try:
+            return get_image(io.BytesIO(read(name)), image_size, image_size)
+        except Exception as error:  # a broken image makes Pillow and zipfile raise nearly anything
+            return error
+
+    unreadable = 0
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,  # Pillow decodes and scales outside the interpreter's lock
+        tqdm(desc='Preparing faces', total=len(names), unit=' images', unit_scale=True, disable=None) as bar,
+    ):
+        for start in range(0, len(names), BLOCK):
+            block = names[start : start + BLOCK]
+            faces = []
+            for name, result in zip(block, pool.map(face, block), strict=True):
+                if isinstance(result, Exception):
+                    unreadable += 1
+                    tqdm.write(f'Left out {name}: {result or type(result).__name__}', file=sys.stderr)
+                else:
+                    faces.append(result)
+                bar.update()
+            if unreadable > MOST_UNREADABLE * len(names):
+                raise DataError(f'{source}: {unreadable} of its {len(names)} images cannot be read')
+            yield np.array(faces, np.uint8).reshape(-1, image_size, image_size, 3)
+    if unreadable:
+        print(
+            f'{unreadable} of {len(names)} images could not be read and were left out',
+            file=sys.stderr,
+        )
+
+
+def save_faces(path: Path, image_size, most, blocks):
+    """Write `blocks` of faces, at most `most` in all, to the .npy file `path`, which appears when whole."""
+
+    def header(count):
+        shape = (count, image_size, image_size, 3)
+        np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
+
+    with replacing(path) as temporary, open(temporary, 'wb') as file:
+        header(most)
+        count = 0
+        for block in blocks:
+            file.write(block.tobytes())
+            count += len(block)
+        file.seek(0)
+        header(count)  # of the same length: NumPy leaves room for the number to change
+
+
+def get_batch(faces, indices) -> np.ndarray:
+    """The faces at `indices` as float32 (n, H, W, 3) in -0.5..0.5."""
+    return faces[indices] / np.float32(255) - np.float32(0.5)
+
+
+def get_batches(faces, batch_size, seed, epoch, start=0):
+    """Yield the batches of an epoch from number `start` on, float32 (batch_size, H, W, 3) in -0.5..0.5.
+
+    The order is a permutation decided by (seed, epoch). The rest that fills no batch is left out.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(len(faces))
+    for batch in range(start, len(faces) // batch_size):
+        yield get_batch(faces, order[batch * batch_size : (batch + 1) * batch_size])
+
+
+def to_uint8(images, value_range) -> np.ndarray:
+    """Map `value_range` (low, high) to 0..255, the same for every image; what lies outside is clipped."""
+    low, high = value_range
+    return np.rint((np.asarray(images, np.float32) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+
+
+def images_square_grid(images, value_range=(-0.5, 0.5)) -> Image.Image:
+    """Lay out images (N, H, W, 3) row by row, left to right, in the smallest square that holds them.
+
+    value_range: what becomes black and white: -0.5..0.5 of `get_batches`, -1..1 of the generator,
+    or 0..255. A last row that is not full ends in black.
+    """
+    images = to_uint8(images, value_range)
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    grid = np.zeros((rows * columns, height, width, channels), np.uint8)
+    grid[:count] = images
+    grid = grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return Image.fromarray(grid.reshape(rows * height, columns * width, channels))

@@ -1,0 +1,413 @@
+"""How is it learned? Trains a DCGAN and keeps everything of the run in one directory.
+
+python train.py                              CelebA, downloaded on demand into data/
+python train.py --data PATH                  a zip or a folder of your own pictures
+python train.py --data demo                  faces drawn by the pretrained generator: nothing to download
+python train.py --resume --run-dir runs/NAME  go on where a run stopped
+"""
+
+import contextlib
+import csv
+import datetime
+import itertools
+import json
+import math
+import platform
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+import cli
+import generate
+import helper
+from systems import SYSTEMS
+
+SAMPLES = 64  # faces in a grid
+LAST_CHECKPOINTS = 3
+LONG_TERM_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
+LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second')
+# What a resumed run cannot change: it would be another run.
+FIXED_SETTINGS = ('system', 'batch_size', 'learning_rate', 'beta1', 'label_smoothing', 'update_order', 'ema', 'seed')
+
+
+def parse_arguments():
+    parser = cli.Parser('Train a DCGAN to draw faces.')
+    add = parser.add_argument
+    add('--data', help='celeba (the default, downloaded), demo, or a zip or folder of images')
+    add(
+        '--data-dir',
+        type=Path,
+        default=Path('data'),
+        help='where downloads and prepared faces are kept (data)',
+    )
+    add('--sources', nargs='+', metavar='URL', help='download CelebA from here instead')
+    add('--system', choices=SYSTEMS, help='whose networks and settings (oreilly)')
+    add('--epochs', type=cli.number(int, 1, 1_000_000), help='passes over the data')
+    add('--steps', type=cli.number(int, 1, 10**9), help='stop after so many steps in all')
+    add('--batch-size', type=cli.number(int, 2, 65_536), help='images a step')
+    add('--learning-rate', type=cli.number(float, 0, 1, above=True), help="Adam's, of both networks")
+    add('--beta1', type=cli.number(float, 0, 0.9999), help="Adam's decay of the mean gradient")
+    add('--label-smoothing', type=cli.number(float, 0.5, 1), help='the label of a real image')
+    add(
+        '--update-order',
+        choices=('alternating', 'simultaneous'),
+        help='discriminator first, or both at the same point',
+    )
+    add(
+        '--ema',
+        type=cli.number(float, 0, 0.999999),
+        help="decay of the averaged generator's weights, 0: none",
+    )
+    add('--seed', type=cli.number(int, 0, 2**31 - 1), help='decides weights, order and latents (0)')
+    add('--run-dir', type=Path, help='directory of the run (runs/SYSTEM-DATE-TIME)')
+    add(
+        '--resume',
+        nargs='?',
+        const='newest',
+        metavar='STEP',
+        help='go on from the newest checkpoint, or that of STEP',
+    )
+    add(
+        '--sample-every',
+        type=cli.number(int, 1, 10**9),
+        help='steps between grids and lines of the log',
+    )
+    add(
+        '--checkpoint-every',
+        type=cli.number(int, 1, 10**9),
+        help='steps between checkpoints (1000)',
+    )
+    add(
+        '--keep-every',
+        type=cli.number(int, 1, 1_000_000),
+        help='epochs between checkpoints that are never deleted',
+    )
+    args = parser.parse_args()
+    if args.resume and not args.run_dir:
+        parser.error('--resume needs --run-dir: which run?')
+    if args.resume and args.resume != 'newest' and not args.resume.isdigit():
+        parser.error(f'--resume takes the number of a step, not {args.resume!r}')
+    return args
+
+
+def choose_settings(args, saved=None) -> dict:
+    """The settings of the run: `saved` ones, or those of the system, and over them what `args` says.
+
+    How long it runs is what --epochs or --steps said last. Raises UserError where `args` would change
+    what a resumed run cannot change.
+    """
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    if saved is None:
+        system = SYSTEMS[given.get('system', 'oreilly')]
+        settings = {
+            'system': 'oreilly',
+            'data': 'celeba',
+            'epochs': system.epochs,
+            'steps': None,
+            'batch_size': system.batch_size,
+            'learning_rate': system.learning_rate,
+            'beta1': system.beta1,
+            'label_smoothing': system.label_smoothing,
+            'update_order': 'alternating',
+            'ema': 0.999,
+            'seed': 0,
+            'sample_every': system.sample_every,
+            'checkpoint_every': 1000,
+            'keep_every': None,
+        }
+    else:
+        settings = dict(saved)
+        for name in FIXED_SETTINGS:
+            if given.get(name, settings[name]) != settings[name]:
+                flag = '--' + name.replace('_', '-')
+                raise cli.UserError(f'{flag} is {settings[name]} in this run: leave it out, or start another run')
+    if 'epochs' in given or 'steps' in given:
+        settings |= {'epochs': None, 'steps': None}
+    settings |= {name: given[name] for name in settings if name in given}
+    if settings['data'] not in ('celeba', 'demo'):
+        settings['data'] = str(Path(settings['data']).resolve())
+    return settings
+
+
+def load_data(settings, data_dir: Path, sources=None) -> np.ndarray:
+    """The faces that --data names, uint8 (N, H, W, 3)."""
+    image_size = SYSTEMS[settings['system']].image_size
+    prepared = data_dir / 'prepared'
+    source = settings['data']
+    if source == 'demo':
+        print('The demo faces are drawn by the pretrained generator; none is a photograph.')
+        return generate.load_demo(prepared)
+    if source == 'celeba':
+        try:
+            source = helper.download_celeb_a(data_dir, sources or helper.CELEB_A_SOURCES)
+        except helper.DataError as error:
+            raise cli.UserError(f'{error}. Without it: --data demo, or --data PATH for pictures of your own') from None
+    return helper.load_faces(source, image_size, prepared)
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that Ctrl-C or SIGTERM sets; a second signal ends the program at once."""
+    stop = threading.Event()
+
+    def request(number, _):
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, request)
+    return stop
+
+
+def plot_losses(log: Path, path: Path):
+    """Draw the curves of log.csv, means over some steps: both losses, and D(x) and D(G(z))."""
+    from matplotlib.figure import Figure
+
+    rows = np.loadtxt(log, delimiter=',', skiprows=1, ndmin=2)
+    window = max(1, len(rows) // 200)
+    rows = rows[: len(rows) // window * window].reshape(-1, window, len(LOG_COLUMNS)).mean(axis=1)
+    steps, _, d_loss, g_loss, d_real, d_fake, _ = rows.T
+    figure = Figure(figsize=(10, 4), layout='tight')
+    losses, scores = figure.subplots(1, 2)
+    losses.plot(steps, d_loss, label='discriminator loss')
+    losses.plot(steps, g_loss, label='generator loss')
+    scores.plot(steps, d_real, label='D(x)')
+    scores.plot(steps, d_fake, label='D(G(z))')
+    for axes in (losses, scores):
+        axes.set_xlabel('step')
+        axes.legend()
+    with helper.replacing(path) as temporary:
+        figure.savefig(temporary)
+
+
+def find_step(run_dir: Path, step) -> Path:
+    """The checkpoint of a run directory: the newest, or that of `step` (a number in words)."""
+    if step == 'newest':
+        return generate.find_checkpoint(run_dir)[1]
+    for name in (f'step-{int(step)}', f'keep-{int(step)}'):
+        checkpoint = run_dir / 'checkpoints' / name
+        if checkpoint.with_name(f'{name}.index').exists():
+            return checkpoint
+    steps = sorted({int(file.stem.split('-')[1]) for file in (run_dir / 'checkpoints').glob('*-*.index')})
+    raise cli.UserError(f'{run_dir} has no checkpoint of step {step}, only of {", ".join(map(str, steps)) or "none"}')
+
+
+def cut_log(log: Path, step):
+    """Leave out of log.csv what came after `step`."""
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    kept = [line for line in lines[1:] if line.endswith('\n') and int(line.split(',')[0]) <= step]
+    with helper.replacing(log) as temporary:
+        temporary.write_text(''.join([','.join(LOG_COLUMNS) + '\n', *kept]))
+
+
+def devices() -> str:
+    """A line that says which devices TensorFlow sees."""
+    import dcgan
+
+    physical = dcgan.tf.config.list_physical_devices()
+    names = ', '.join(device.name.removeprefix('/physical_device:') for device in physical)
+    gpu = any(device.device_type == 'GPU' for device in physical)
+    return f'Devices: {names}. ' + ('Training on the GPU.' if gpu else 'No GPU: training on the CPU.')
+
+
+class Graph(NamedTuple):
+    """The training graph, and what a session runs of it."""
+
+    graph: Any
+    input_real: Any
+    input_z: Any
+    learning_rate: Any
+    step: Any
+    losses: Any
+    train_opt: Any
+    samples: Any
+    weights_finite: Any
+    initializer: Any
+    saver: Any
+    keeper: Any
+
+
+def build_graph(settings) -> Graph:
+    """Build everything that a run needs, once, and close the graph, so that nothing can make it grow."""
+    import dcgan
+
+    tf = dcgan.tf
+    system = SYSTEMS[settings['system']]
+    label_smoothing, beta1, decay = settings['label_smoothing'], settings['beta1'], settings['ema']
+    with tf.Graph().as_default() as graph:
+        tf.set_random_seed(settings['seed'])
+        input_real, input_z, learning_rate = dcgan.model_inputs(
+            system.image_size, system.image_size, 3, system.latent_size
+        )
+        losses = dcgan.model_loss(system, input_real, input_z, label_smoothing)
+        step = tf.train.get_or_create_global_step()
+        ema = tf.train.ExponentialMovingAverage(decay, step) if decay else None
+        train_opt = dcgan.model_opt(
+            system, losses, learning_rate, beta1, label_smoothing, settings['update_order'], ema
+        )
+        built = Graph(
+            graph=graph,
+            input_real=input_real,
+            input_z=input_z,
+            learning_rate=learning_rate,
+            step=step,
+            losses=losses,
+            train_opt=train_opt,
+            samples=dcgan.generator(system, input_z, training=False, reuse=True, ema=ema),
+            weights_finite=tf.reduce_all(
+                [tf.reduce_all(tf.is_finite(variable)) for variable in tf.trainable_variables()]
+            ),
+            initializer=tf.global_variables_initializer(),
+            saver=tf.train.Saver(max_to_keep=LAST_CHECKPOINTS),
+            keeper=tf.train.Saver(max_to_keep=None),
+        )
+        graph.finalize()
+    return built
+
+
+def batches(faces, batch_size, seed, step):
+    """Yield the batches of all epochs without end, from the one that follows `step` on."""
+    epoch_steps = len(faces) // batch_size
+    for epoch in itertools.count(step // epoch_steps):
+        yield from helper.get_batches(faces, batch_size, seed, epoch, start=step % epoch_steps)
+        step = 0
+
+
+def start_session(session, built: Graph, checkpoint: Path | None) -> int:
+    """Initialise the weights, or restore those of `checkpoint`. Returns the number of steps done."""
+    import dcgan
+
+    tf = dcgan.tf
+    if checkpoint is None:
+        session.run(built.initializer)
+        return 0
+    try:
+        built.saver.restore(session, str(checkpoint))
+    except (tf.errors.OpError, ValueError):
+        raise cli.UserError(f'{checkpoint} is damaged, or not a checkpoint of this run') from None
+    step = int(session.run(built.step))
+    state = tf.train.get_checkpoint_state(checkpoint.parent)  # so that the older ones are deleted in their turn
+    built.saver.recover_last_checkpoints(state.all_model_checkpoint_paths if state else [])
+    return step
+
+
+def write_samples(session, built: Graph, latents, path: Path):
+    """Draw a grid of faces into a PNG file."""
+    grid = helper.images_square_grid(session.run(built.samples, {built.input_z: latents}), (-1, 1))
+    with helper.replacing(path) as temporary:
+        grid.save(temporary)
+
+
+def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
+    """Train until the epochs or steps of `settings` are over, or a signal asks to stop.
+
+    settings: see `choose_settings`. faces: uint8 (N, H, W, 3). checkpoint: go on from there.
+    Raises UserError when a loss or a weight is not finite; such weights are never saved.
+    """
+    system = SYSTEMS[settings['system']]
+    batch_size, seed = settings['batch_size'], settings['seed']
+    epoch_steps = len(faces) // batch_size
+    last_step = min(settings['steps'] or math.inf, (settings['epochs'] or math.inf) * epoch_steps)
+    last_epoch = math.ceil(last_step / epoch_steps)
+    keep_every = settings['keep_every'] or math.ceil(last_epoch / LONG_TERM_CHECKPOINTS)
+    # The grids show the first faces that `generate.py --seed SEED` draws.
+    sample_z = generate.draw_latents(system, np.random.default_rng(seed), SAMPLES)
+    log, checkpoints = run_dir / 'log.csv', run_dir / 'checkpoints'
+    built = build_graph(settings)
+    stop = stop_on_signals()
+    with contextlib.ExitStack() as stack:
+        session = stack.enter_context(generate.open_session(built.graph))
+        step = start_session(session, built, checkpoint)
+        cut_log(log, step)
+        file = stack.enter_context(open(log, 'a', newline=''))
+        rows = csv.writer(file, lineterminator='\n')
+        recent = []
+        bar = stack.enter_context(tqdm(total=last_step, initial=step, unit=' steps', disable=None))
+        began = time.perf_counter()
+        for images in itertools.islice(batches(faces, batch_size, seed, step), max(0, last_step - step)):
+            latents = generate.draw_latents(system, np.random.default_rng((1, seed, step)), batch_size)
+            feed = {
+                built.input_real: images,
+                built.input_z: latents,
+                built.learning_rate: settings['learning_rate'],
+            }
+            _, *scalars = session.run([built.train_opt, *built.losses[:4]], feed)
+            step += 1
+            epoch = math.ceil(step / epoch_steps)
+            recent.append((*scalars, batch_size / (time.perf_counter() - began)))
+            last = step == last_step or stop.is_set()
+            save = last or step % settings['checkpoint_every'] == 0
+            keep = step % (keep_every * epoch_steps) == 0
+            if not np.isfinite(scalars).all() or ((save or keep) and not session.run(built.weights_finite)):
+                raise cli.UserError(
+                    f'the training diverged: not finite at step {step}. The checkpoints in {checkpoints} are '
+                    'from before: go on from one with --resume, or start again with a lower --learning-rate'
+                )
+            rows.writerow((step, epoch, *(f'{value:.6g}' for value in recent[-1])))
+            if last or step % settings['sample_every'] == 0:
+                file.flush()
+                path = run_dir / 'samples' / f'step-{step:08}.png'
+                write_samples(session, built, sample_z, path)
+                plot_losses(log, run_dir / 'losses.png')
+                d_loss, g_loss, d_real, d_fake, speed = np.mean(recent, axis=0)
+                recent.clear()
+                bar.write(
+                    f'Epoch {epoch}/{last_epoch}, step {step}: discriminator loss {d_loss:.4f}, '
+                    f'generator loss {g_loss:.4f}, D(x) {d_real:.3f}, D(G(z)) {d_fake:.3f}, '
+                    f'{speed:.1f} images/s, samples {path}'
+                )
+            if save:
+                file.flush()
+                built.saver.save(session, str(checkpoints / 'step'), step, write_meta_graph=False)
+            if keep:
+                built.keeper.save(session, str(checkpoints / 'keep'), step, 'kept', write_meta_graph=False)
+            bar.update()
+            if last:
+                break
+            began = time.perf_counter()
+    if step < last_step:
+        print(f'Stopped and saved at step {step}. To go on: python train.py --resume --run-dir {run_dir}')
+    else:
+        print(f'Done: {step} steps. Ten faces of it: python generate.py --checkpoint {run_dir}')
+
+
+def main():
+    args = parse_arguments()
+    run_dir, run, checkpoint = args.run_dir, None, None
+    if args.resume:
+        run = generate.read_run(run_dir)
+        checkpoint = find_step(run_dir, args.resume)
+    elif run_dir and run_dir.exists() and any(run_dir.iterdir()):
+        raise cli.UserError(f'{run_dir} is in use: add --resume to go on, or name another --run-dir')
+    settings = choose_settings(args, run and run['settings'])
+    faces = load_data(settings, args.data_dir, args.sources)
+    if len(faces) < settings['batch_size']:
+        raise cli.UserError(f'{len(faces)} images do not fill a batch of {settings["batch_size"]}: lower --batch-size')
+    if run and run['images'] != len(faces):
+        raise cli.UserError(f'{len(faces)} images, and {run["images"]} when the run began: --data is another source')
+    run_dir = run_dir or Path('runs') / f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
+    for folder in ('checkpoints', 'samples'):
+        (run_dir / folder).mkdir(parents=True, exist_ok=True)
+    import dcgan
+
+    run = {
+        'settings': settings,
+        'images': len(faces),
+        'versions': {
+            'python': platform.python_version(),
+            'tensorflow': dcgan.tf.__version__,
+            'numpy': np.__version__,
+        },
+    }
+    with helper.replacing(run_dir / 'run.json') as temporary:
+        temporary.write_text(json.dumps(run, indent=2) + '\n')
+    print(f'Run: {run_dir}\nFaces: {len(faces)}\n{devices()}')
+    train(settings, faces, run_dir, checkpoint)
+
+
+if __name__ == '__main__':
+    cli.run(main)
