@@ -1,6 +1,7 @@
 """How do the commands talk to the user? Arguments with ranges, and errors in one line."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def number(kind, low, high, *, above=False):
 def run(main):
     """Run a command; what the user can put right ends in one line on stderr and exit status 2."""
     sys.stdout.reconfigure(line_buffering=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: temporary files are removed
     try:
         main()
     except (UserError, OSError) as error:

@@ -20,10 +20,9 @@ def calm_start():
     The variable alone is not enough: the first messages come before TensorFlow reads it, so the
     descriptor itself points elsewhere meanwhile. Python's errors are not touched.
     """
-    if 'TF_CPP_MIN_LOG_LEVEL' in os.environ:
+    if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') != '3':
         yield
         return
-    os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
     stderr = os.dup(2)
     with open(os.devnull, 'wb') as nowhere:
         os.dup2(nowhere.fileno(), 2)

@@ -156,9 +156,13 @@ def enlarge(face: np.ndarray, scale) -> Image.Image:
 
 
 def unused(path: Path) -> Path:
-    """`path`, or the first of path-2, path-3, ... that is not there yet."""
+    """`path`, or the first of path-2, path-3, ... that is not there yet, or empty."""
     numbered = (path.with_name(f'{path.name}-{number}') for number in itertools.count(2))
-    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
+    return next(folder for folder in itertools.chain([path], numbered) if not holds_something(folder))
+
+
+def holds_something(folder: Path) -> bool:
+    return folder.exists() and any(folder.iterdir())
 
 
 def parse_arguments():
@@ -199,7 +203,7 @@ def main():
         print(f'The generator: {args.export}')
         return
     out = args.out or unused(Path('faces'))
-    if out.is_dir() and any(out.iterdir()):
+    if holds_something(out):
         raise cli.UserError(f'{out} is not empty: name another folder with --out')
     in_grid = []
     with tqdm(total=args.count, unit=' faces', disable=None) as bar:

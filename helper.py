@@ -124,7 +124,7 @@ def receive(url, part: Path, size):
         response.raise_for_status()
         if not response.headers.get('Content-Range', '').startswith(f'bytes {start}-'):
             start = 0
-        chunks = response.iter_content(1 << 20)
+        chunks = response.iter_content(1 << 16)
         first = next(chunks, b'')
         if 'html' in response.headers.get('Content-Type', '') or first.lstrip()[:1] == b'<':
             raise DataError('it answered with an HTML page, such as Google Drive does when a quota is used up')

@@ -381,7 +381,7 @@ def main():
     if args.resume:
         run = generate.read_run(run_dir)
         checkpoint = find_step(run_dir, args.resume)
-    elif run_dir and run_dir.exists() and any(run_dir.iterdir()):
+    elif run_dir and generate.holds_something(run_dir):
         raise cli.UserError(f'{run_dir} is in use: add --resume to go on, or name another --run-dir')
     settings = choose_settings(args, run and run['settings'])
     faces = load_data(settings, args.data_dir, args.sources)

@@ -1,0 +1,228 @@
+import numpy as np
+import pytest
+
+import dcgan
+from dcgan import tf
+from systems import SYSTEMS, Layer
+
+OREILLY = SYSTEMS['oreilly']
+# The same kinds of layers, small enough to be quick.
+SMALL = OREILLY._replace(
+    latent_size=6,
+    generator=(
+        Layer('dense', (2, 2, 8), batch_norm=True),
+        Layer('conv2d_transpose', 6, stride=2, padding='VALID', batch_norm=True),
+        Layer('conv2d_transpose', 4, stride=2, batch_norm=True),
+        Layer('conv2d_transpose', 3, stride=2, activation='tanh'),
+    ),
+    discriminator=(
+        Layer('conv2d', 4, stride=2),
+        Layer('conv2d', 6, stride=2, batch_norm=True),
+        Layer('dense', (1,), activation=None),
+    ),
+    weight_stddev=0.2,
+)
+RNG = np.random.default_rng(0)
+LEARNING_RATE = 0.01
+
+
+@pytest.fixture(autouse=True)
+def graph():
+    with tf.Graph().as_default():
+        tf.set_random_seed(0)
+        yield
+
+
+def evaluate(*tensors, feed=None):
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        return session.run(tensors, feed)
+
+
+def normal(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+# --- layers
+
+
+def test_dense_is_a_matrix_product():
+    x = normal(5, 2, 3)
+    y, kernel = evaluate(dcgan.dense(tf.constant(x), (2, 2, 4), 1.0), *tf.global_variables())
+    np.testing.assert_allclose(y, (x.reshape(5, 6) @ kernel).reshape(5, 2, 2, 4), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('padding, shape', [('SAME', (2, 4, 4, 4)), ('VALID', (2, 2, 2, 4))])
+def test_convolution_shapes(padding, shape):
+    (y,) = evaluate(dcgan.conv2d(tf.constant(normal(2, 7, 7, 3)), 4, 5, 2, padding, 1.0))
+    assert y.shape == shape
+
+
+@pytest.mark.parametrize('side, padding, side_out', [(2, 'VALID', 7), (7, 'SAME', 14), (14, 'SAME', 28)])
+def test_transposed_convolution_scatters_the_kernel_at_every_stride(side, padding, side_out):
+    x = normal(2, side, side, 3)
+    y, kernel = evaluate(dcgan.conv2d_transpose(tf.constant(x), 4, 5, 2, padding, 1.0), *tf.global_variables())
+    assert kernel.shape == (5, 5, 4, 3) and y.shape == (2, side_out, side_out, 4)
+    whole = np.zeros((2, 2 * side + 3, 2 * side + 3, 4))
+    for i in range(side):
+        for j in range(side):
+            whole[:, 2 * i : 2 * i + 5, 2 * j : 2 * j + 5] += np.einsum('nc,hwkc->nhwk', x[:, i, j], kernel)
+    cut = (2 * side + 3 - side_out) // 2  # 'SAME' cuts 3 rows off: 1 before, 2 behind
+    np.testing.assert_allclose(y, whole[:, cut : cut + side_out, cut : cut + side_out], rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norm_in_training_uses_the_batch_and_updates_the_averages():
+    x = normal(4, 3, 3, 2) * 3 + 5
+    y = dcgan.batch_norm(tf.constant(x), training=True)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        result, *_ = session.run([y, *tf.get_collection(tf.GraphKeys.UPDATE_OPS)])
+        gamma, beta, moving_mean, moving_variance = session.run(tf.global_variables())
+    mean, variance = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+    np.testing.assert_allclose(result, (x - mean) / np.sqrt(variance + 1e-3), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(moving_mean, 0.01 * mean, rtol=1e-4)
+    np.testing.assert_allclose(moving_variance, 0.99 + 0.01 * variance * 36 / 35, rtol=1e-4)  # unbiased
+    assert (gamma == 1).all() and (beta == 0).all()
+
+
+def test_batch_norm_in_sampling_uses_the_averages():
+    x = normal(4, 3, 3, 2)
+    y = dcgan.batch_norm(tf.constant(x), training=False)
+    values = {'gamma': (2, 3), 'beta': (4, 5), 'moving_mean': (6, 7), 'moving_variance': (8, 9)}
+    with tf.Session() as session:
+        for variable in tf.global_variables():
+            variable.load(values[variable.op.name.split('/')[-1]], session)
+        result = session.run(y)
+    expected = (x - (6, 7)) / np.sqrt(np.array((8, 9)) + 1e-3) * (2, 3) + (4, 5)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+    assert tf.get_collection(tf.GraphKeys.UPDATE_OPS) == []
+
+
+# --- networks
+
+
+def test_oreilly_networks_have_the_published_shapes_and_parameters():
+    images = dcgan.generator(OREILLY, tf.zeros([16, 100]))
+    logits = dcgan.discriminator(OREILLY, images)
+    assert images.shape.as_list() == [16, 28, 28, 3] and logits.shape.as_list() == [16, 1]
+
+    def parameters(scope):
+        return sum(variable.shape.num_elements() for variable in tf.trainable_variables(scope))
+
+    # kernels, then gamma and beta of each batch normalisation (which takes the place of a bias), then biases
+    generator = 100 * 2 * 2 * 512 + 25 * (512 * 256 + 256 * 128 + 128 * 3) + 2 * (512 + 256 + 128) + 3
+    discriminator = 25 * (3 * 64 + 64 * 128 + 128 * 256) + 7 * 7 * 256 + 2 * (128 + 256) + 64 + 1
+    assert parameters('generator/') == generator == 4_312_195
+    assert parameters('discriminator/') == discriminator == 1_042_177
+
+
+def test_discriminator_gives_each_image_one_logit_of_its_own():
+    images = normal(4, 28, 28, 3)
+    placeholder = tf.placeholder(tf.float32, [None, 28, 28, 3])
+    logits = dcgan.discriminator(SMALL._replace(discriminator=SMALL.discriminator[::2]), placeholder)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        together = session.run(logits, {placeholder: images})
+        alone = [session.run(logits, {placeholder: images[n : n + 1]})[0] for n in range(4)]
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_generated_images_fill_the_range_of_tanh():
+    (images,) = evaluate(dcgan.generator(SMALL._replace(weight_stddev=5.0), tf.constant(normal(8, 6))))
+    assert -1 <= images.min() < -0.99 and 0.99 < images.max() <= 1
+
+
+# --- losses and steps
+
+
+def test_losses_are_smoothed_cross_entropies():
+    real, z, _ = dcgan.model_inputs(28, 28, 3, SMALL.latent_size)
+    losses = dcgan.model_loss(SMALL, real, z, 0.9)
+    with tf.variable_scope('', reuse=True):
+        logits = dcgan.discriminator(SMALL, real * 2, reuse=True), dcgan.discriminator(SMALL, losses.fake, reuse=True)
+    feed = {real: RNG.random((8, 28, 28, 3)) - 0.5, z: normal(8, 6)}
+    (d_loss, g_loss, d_real, d_fake, _), (real_logits, fake_logits) = evaluate(losses, logits, feed=feed)
+
+    def cross_entropy(logits, label):
+        p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        return -np.mean(label * np.log(p) + (1 - label) * np.log(1 - p))
+
+    np.testing.assert_allclose(d_loss, cross_entropy(real_logits, 0.9) + cross_entropy(fake_logits, 0), rtol=1e-5)
+    np.testing.assert_allclose(g_loss, cross_entropy(fake_logits, 0.9), rtol=1e-5)
+    np.testing.assert_allclose(d_real, np.mean(1 / (1 + np.exp(-real_logits))), rtol=1e-5)
+    np.testing.assert_allclose(d_fake, np.mean(1 / (1 + np.exp(-fake_logits))), rtol=1e-5)
+
+
+def build(update_order, ema=None):
+    real, z, learning_rate = dcgan.model_inputs(28, 28, 3, SMALL.latent_size)
+    losses = dcgan.model_loss(SMALL, real, z, 0.9)
+    train_opt = dcgan.model_opt(SMALL, losses, learning_rate, 0.5, 0.9, update_order, ema)
+    feed = {real: RNG.random((8, 28, 28, 3)) - 0.5, z: normal(8, 6), learning_rate: LEARNING_RATE}
+    return losses, train_opt, feed, learning_rate
+
+
+def weights(scope):
+    return {variable.op.name: variable for variable in tf.trainable_variables(scope)}
+
+
+@pytest.mark.parametrize('update_order', dcgan.UPDATE_ORDERS)
+def test_generator_is_updated_against_the_discriminator_that_the_order_names(update_order):
+    losses, train_opt, feed, _ = build(update_order)
+    g, d = weights('generator/'), weights('discriminator/')
+    gradients = tf.gradients(losses.g_loss, list(g.values()))
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        g_before, d_before = session.run([g, d])
+        session.run(train_opt, feed)
+        g_after, d_after = session.run([g, d])
+        assert all((d_after[name] != d_before[name]).any() for name in d)
+        for name, value in g_before.items():
+            g[name].load(value, session)
+        for name, value in (d_after if update_order == 'alternating' else d_before).items():
+            d[name].load(value, session)
+        gradients = session.run(gradients, feed)
+    for name, gradient in zip(g, gradients, strict=True):
+        moved = (g_after[name] - g_before[name])[np.abs(gradient) > 1e-4]
+        expected = -LEARNING_RATE * np.sign(gradient[np.abs(gradient) > 1e-4])  # Adam's first step
+        np.testing.assert_allclose(moved, expected, rtol=1e-2, err_msg=name)
+
+
+def test_a_step_of_learning_rate_0_moves_no_weight():
+    _, train_opt, feed, learning_rate = build('alternating')
+    trained = tf.trainable_variables()
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        before = session.run(trained)
+        session.run(train_opt, feed | {learning_rate: 0.0})
+        for old, new in zip(before, session.run(trained), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
+def test_samples_use_the_averaged_weights():
+    decay, steps = 0.5, 4
+    step = tf.train.get_or_create_global_step()
+    ema = tf.train.ExponentialMovingAverage(decay, step)
+    _, train_opt, feed, _ = build('alternating', ema)
+    z = tf.constant(normal(5, 6))
+    samples = dcgan.generator(SMALL, z, training=False, reuse=True, ema=ema)
+    plain = dcgan.generator(SMALL, z, training=False, reuse=True)
+    variables = [v for v in tf.global_variables('generator/') if 'ExponentialMovingAverage' not in v.op.name]
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        averages = session.run(variables)
+        for number in range(1, steps + 1):
+            session.run(train_opt, feed)
+            rate = min(decay, (1 + number) / (10 + number))  # the documented start of the average
+            values = session.run(variables)
+            averages = [rate * old + (1 - rate) * new for old, new in zip(averages, values, strict=True)]
+        drawn, not_averaged = session.run([samples, plain])
+        for variable, value in zip(variables, averages, strict=True):
+            variable.load(value, session)
+        np.testing.assert_allclose(drawn, session.run(plain), rtol=1e-3, atol=1e-4)
+    assert np.abs(drawn - not_averaged).max() > 1e-3
+
+
+def test_placeholders_have_the_shapes_of_the_article():
+    real, z, learning_rate = dcgan.model_inputs(30, 20, 3, 100)
+    shapes = [placeholder.shape.as_list() for placeholder in (real, z, learning_rate)]
+    assert shapes == [[None, 20, 30, 3], [None, 100], []]

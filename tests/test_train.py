@@ -1,0 +1,174 @@
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_command
+from PIL import Image
+
+import generate
+
+
+def rows(run_dir):
+    with open(run_dir / 'log.csv', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def checkpoints(run_dir):
+    return sorted(path.stem for path in (run_dir / 'checkpoints').glob('*.index'))
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A run directory that a test may go on with."""
+    return shutil.copytree(trained, tmp_path / 'run')
+
+
+def test_a_run_directory_holds_everything(trained):
+    log = rows(trained)
+    assert list(log[0]) == ['step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second']
+    assert [(int(row['step']), int(row['epoch'])) for row in log] == [(n, 1 + (n > 5)) for n in range(1, 11)]
+    assert all(0 < float(row['d_real']) < 1 and 0 < float(row['d_loss']) < 50 for row in log)
+    run = json.loads((trained / 'run.json').read_text())
+    assert run['images'] == 40 and run['settings']['batch_size'] == 8
+    assert run['settings']['learning_rate'] == 2e-4 and run['settings']['beta1'] == 0.5
+    assert [path.name for path in sorted((trained / 'samples').iterdir())] == [
+        'step-00000004.png',
+        'step-00000008.png',
+        'step-00000010.png',
+    ]
+    with Image.open(trained / 'samples' / 'step-00000010.png') as grid:
+        assert grid.size == (8 * 28, 8 * 28) and np.asarray(grid).std() > 1
+    with Image.open(trained / 'losses.png') as plot:
+        plot.verify()
+
+
+def test_the_last_checkpoints_and_one_a_kept_epoch_stay(trained):
+    assert checkpoints(trained) == ['keep-10', 'keep-5', 'step-10', 'step-6', 'step-9']
+
+
+def test_a_run_says_its_devices_its_faces_and_its_losses_and_is_calm(tmp_path, pictures):
+    result = run_command(
+        'train.py', '--data', pictures, '--batch-size', 8, '--steps', 2, '--sample-every', 1, cwd=tmp_path
+    )
+    assert result.returncode == 0 and result.stderr == ''
+    (run_dir,) = (tmp_path / 'runs').iterdir()
+    for part in ('Devices: CPU:0', 'Faces: 40', 'step 1: discriminator loss', 'D(G(z))', 'images/s', str(run_dir.name)):
+        assert part in result.stdout
+    assert len(rows(run_dir)) == 2 and checkpoints(run_dir) == ['step-2']
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path, pictures, trained):
+    common = ('train.py', '--run-dir', tmp_path / 'run', '--data-dir', tmp_path)
+    first = run_command(*common, '--data', pictures, '--batch-size', 8, '--steps', 7, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    with open(tmp_path / 'run' / 'log.csv', 'a') as log:
+        log.write('8,2,1,1,1,1,1\n9,2,1,1')  # what a crash can leave behind
+    second = run_command(*common, '--resume', '--epochs', 2, cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    names = ('d_loss', 'g_loss', 'd_real', 'd_fake')
+    resumed, whole = (
+        [[float(row[name]) for name in names] for row in rows(run)] for run in (tmp_path / 'run', trained)
+    )
+    assert len(resumed) == 10
+    np.testing.assert_allclose(resumed, whole, rtol=1e-3)
+
+
+def test_resume_goes_back_to_a_named_step(copy, tmp_path):
+    result = run_command('train.py', '--run-dir', copy, '--resume', 5, '--steps', 6, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(rows(copy)) == 6
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_ends(tmp_path, pictures, number):
+    command = [
+        sys.executable,
+        ROOT / 'train.py',
+        '--data',
+        pictures,
+        '--run-dir',
+        tmp_path / 'run',
+        '--epochs',
+        '999999',
+    ]
+    command += ['--batch-size', '8', '--sample-every', '2']
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while 'step 2:' not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and errors == ''
+    step = int(rows(tmp_path / 'run')[-1]['step'])
+    assert checkpoints(tmp_path / 'run') == [f'step-{step}']
+    assert f'Stopped and saved at step {step}' in output
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(copy, tmp_path):
+    import dcgan
+
+    tf = dcgan.tf
+    newest = str(copy / 'checkpoints' / 'step-10')
+    saved = tf.train.load_checkpoint(newest)
+    with tf.Graph().as_default(), tf.Session() as session:
+        for name in saved.get_variable_to_shape_map():
+            value = saved.get_tensor(name)
+            tf.get_variable(name, initializer=value * np.nan if name == 'discriminator/layer4/bias' else value)
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, newest)
+    before = checkpoints(copy)
+    result = run_command('train.py', '--run-dir', copy, '--resume', '--epochs', 4, cwd=tmp_path)
+    assert result.returncode == 2 and 'not finite at step 11' in result.stderr and result.stderr.count('\n') == 1
+    assert checkpoints(copy) == before and len(rows(copy)) == 10
+
+
+BAD_ARGUMENTS = {
+    '--batch-size 0': '--batch-size',
+    '--batch-size many': '--batch-size',
+    '--learning-rate 0': '--learning-rate',
+    '--learning-rate nan': '--learning-rate',
+    '--beta1 1': '--beta1',
+    '--label-smoothing 2': '--label-smoothing',
+    '--ema 1': '--ema',
+    '--epochs -1': '--epochs',
+    '--system unknown': '--system',
+    '--resume': '--run-dir',
+    '--run-dir x --resume newer': '--resume',
+    '--run-dir . --resume': 'run.json',
+    '--data missing.zip': 'missing.zip',
+    '--unknown': '--unknown',
+}
+
+
+@pytest.mark.parametrize('arguments', BAD_ARGUMENTS)
+def test_bad_arguments_end_in_one_line_and_write_nothing(tmp_path, arguments):
+    result = run_command('train.py', *arguments.split(), cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == '' and list(tmp_path.iterdir()) == []
+    assert result.stderr.count('\n') == 1 and result.stderr.startswith('train.py: error: ')
+    assert BAD_ARGUMENTS[arguments] in result.stderr
+
+
+def test_what_a_run_is_made_of_cannot_change_on_resume(copy, tmp_path):
+    result = run_command('train.py', '--run-dir', copy, '--resume', '--batch-size', 4, cwd=tmp_path)
+    assert result.returncode == 2 and '--batch-size is 8 in this run' in result.stderr
+
+
+def test_a_directory_with_a_run_in_it_is_not_written_over(copy, pictures, tmp_path):
+    result = run_command('train.py', '--run-dir', copy, '--data', pictures, cwd=tmp_path)
+    assert result.returncode == 2 and '--resume' in result.stderr
+
+
+def test_too_few_images_for_a_batch_are_an_error(tmp_path, pictures):
+    result = run_command('train.py', '--data', pictures, '--batch-size', 41, cwd=tmp_path)
+    assert result.returncode == 2 and '40 images do not fill a batch of 41' in result.stderr
+
+
+def test_without_celeb_a_the_error_names_the_demo(tmp_path):
+    result = run_command('train.py', '--sources', 'http://127.0.0.1:1/dead', cwd=tmp_path)
+    message = result.stderr.splitlines()[-1]
+    assert result.returncode == 2 and 'http://127.0.0.1:1/dead' in message and '--data demo' in message
+    assert str(generate.PRETRAINED) not in message and not (tmp_path / 'runs').exists()
