@@ -40,7 +40,6 @@ tf.logging.set_verbosity(tf.logging.ERROR)
 
 BATCH_NORM_EPSILON = 1e-3  # this and the momentum are those of tf.layers, which the article used
 BATCH_NORM_MOMENTUM = 0.99
-UPDATE_ORDERS = ('alternating', 'simultaneous')
 
 
 class Losses(NamedTuple):
@@ -169,42 +168,44 @@ def cross_entropy(logits, label):
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits))
 
 
-def model_loss(system: System, input_real, input_z, label_smoothing):
+def model_loss(system: System, input_real, input_z):
     """Build both networks and the losses of Goodfellow et al. (2014), the generator's not saturating.
 
-    Real images are labelled `label_smoothing` (0.9 as published), generated ones 0; the generator
+    Real images are labelled `system.label_smoothing` (0.9 as published), generated ones 0; the generator
     wants its images to get the label of real ones.
     """
     fake = generator(system, input_z)
     real_logits = discriminator(system, input_real * 2)
     fake_logits = discriminator(system, fake, reuse=True)
     return Losses(
-        d_loss=cross_entropy(real_logits, label_smoothing) + cross_entropy(fake_logits, 0.0),
-        g_loss=cross_entropy(fake_logits, label_smoothing),
+        d_loss=cross_entropy(real_logits, system.label_smoothing) + cross_entropy(fake_logits, 0.0),
+        g_loss=cross_entropy(fake_logits, system.label_smoothing),
         d_real=tf.reduce_mean(tf.sigmoid(real_logits)),
         d_fake=tf.reduce_mean(tf.sigmoid(fake_logits)),
         fake=fake,
     )
 
 
-def model_opt(system: System, losses: Losses, learning_rate, beta1, label_smoothing, update_order, ema=None):
+def model_opt(system: System, losses: Losses, learning_rate, ema=None):
     """One operation that makes a whole training step: both Adam updates, moving averages, global step.
 
-    update_order: 'alternating' updates the discriminator first and then the generator against the updated
-    discriminator, on the same generated images (as published, in one session run instead of two);
-    'simultaneous' takes both gradients at the same point, which saves a pass through the discriminator.
+    With the update order 'alternating' the discriminator is updated first and then the generator against
+    it, on the same generated images (as published, in one session run instead of two); 'simultaneous'
+    takes both gradients at the same point, which saves a pass through the discriminator.
+    ema: a `tf.train.ExponentialMovingAverage` to keep of the generator.
     """
     global_step = tf.train.get_or_create_global_step()
     generator_variables = tf.global_variables('generator/')
     with tf.variable_scope('d_adam'):
-        d_optimizer = tf.train.AdamOptimizer(learning_rate, beta1)
+        d_optimizer = tf.train.AdamOptimizer(learning_rate, system.beta1)
         d_train_opt = d_optimizer.minimize(losses.d_loss, var_list=tf.trainable_variables('discriminator/'))
     g_loss = losses.g_loss
-    if update_order == 'alternating':
+    if system.update_order == 'alternating':
         with tf.control_dependencies([d_train_opt]):
-            g_loss = cross_entropy(discriminator(system, losses.fake, reuse=True), label_smoothing)
+            logits = discriminator(system, losses.fake, reuse=True)
+            g_loss = cross_entropy(logits, system.label_smoothing)
     with tf.variable_scope('g_adam'):
-        g_optimizer = tf.train.AdamOptimizer(learning_rate, beta1)
+        g_optimizer = tf.train.AdamOptimizer(learning_rate, system.beta1)
         g_train_opt = g_optimizer.minimize(g_loss, var_list=tf.trainable_variables('generator/'))
     with tf.control_dependencies([d_train_opt, g_train_opt, *tf.get_collection(tf.GraphKeys.UPDATE_OPS)]):
         step = global_step.assign_add(1)

@@ -137,8 +137,14 @@ def export_generator(checkpoint, out: Path):
     with restored_generator(checkpoint) as (run, session, _, _):
         (out / 'checkpoints').mkdir(parents=True)
         dcgan.tf.train.Saver().save(session, str(out / 'checkpoints' / 'generator'), write_meta_graph=False)
-    run['settings']['data'] = Path(run['settings']['data']).name
+    for name in ('data', 'data_dir'):  # where they are is nobody else's concern
+        run['settings'][name] = Path(run['settings'][name]).name
     (out / 'run.json').write_text(json.dumps(run, indent=2) + '\n')
+
+
+def enlarge(face: np.ndarray, scale) -> Image.Image:
+    """`face` (H, W, 3) with each pixel a square of `scale` x `scale`."""
+    return ImageOps.scale(Image.fromarray(face), scale, Image.Resampling.NEAREST)
 
 
 def label(face: np.ndarray, number, scale) -> np.ndarray:
@@ -148,11 +154,6 @@ def label(face: np.ndarray, number, scale) -> np.ndarray:
     labelled.paste(enlarge(face, scale))
     ImageDraw.Draw(labelled).text((2, height * scale + 1), str(number), fill='white')
     return np.asarray(labelled)
-
-
-def enlarge(face: np.ndarray, scale) -> Image.Image:
-    """`face` (H, W, 3) with each pixel a square of `scale` x `scale`."""
-    return ImageOps.scale(Image.fromarray(face), scale, Image.Resampling.NEAREST)
 
 
 def unused(path: Path) -> Path:

@@ -6,6 +6,9 @@ DCGAN paper (Radford, Metz and Chintala, 2015, arXiv:1511.06434), unless a reaso
 
 from typing import NamedTuple
 
+# Discriminator first and then the generator against it, or both gradients at the same point.
+UPDATE_ORDERS = ('alternating', 'simultaneous')
+
 
 class Layer(NamedTuple):
     """One layer: what it computes, then batch normalisation if any, then its activation."""
@@ -33,6 +36,8 @@ class System(NamedTuple):
     label_smoothing: float  # label of a real image, and the one the generator wants; a fake's is 0
     learning_rate: float
     beta1: float
+    update_order: str  # one of UPDATE_ORDERS
+    ema: float  # decay of the averaged generator that samples are drawn from; 0: none
     batch_size: int
     epochs: int
     sample_every: int  # steps
@@ -61,6 +66,8 @@ SYSTEMS = {
         label_smoothing=0.9,
         learning_rate=2e-4,
         beta1=0.5,
+        update_order='alternating',
+        ema=0.999,  # ours (Yaz et al., 2019, arXiv:1806.04498): steadier, sharper samples for nothing
         batch_size=16,
         epochs=2,
         sample_every=400,

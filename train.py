@@ -25,14 +25,14 @@ from tqdm import tqdm
 import cli
 import generate
 import helper
-from systems import SYSTEMS
+from systems import SYSTEMS, UPDATE_ORDERS, System
 
 SAMPLES = 64  # faces in a grid
 LAST_CHECKPOINTS = 3
 LONG_TERM_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
 LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second')
-# What a resumed run cannot change: it would be another run.
-FIXED_SETTINGS = ('system', 'batch_size', 'learning_rate', 'beta1', 'label_smoothing', 'update_order', 'ema', 'seed')
+# Values of the system that flags may override. A resumed run cannot: it would be another run.
+OVERRIDES = ('batch_size', 'learning_rate', 'beta1', 'label_smoothing', 'update_order', 'ema')
 
 
 def parse_arguments():
@@ -55,7 +55,7 @@ def parse_arguments():
     add('--label-smoothing', type=cli.number(float, 0.5, 1), help='the label of a real image')
     add(
         '--update-order',
-        choices=('alternating', 'simultaneous'),
+        choices=UPDATE_ORDERS,
         help='discriminator first, or both at the same point',
     )
     add(
@@ -103,26 +103,13 @@ def choose_settings(args, saved=None) -> dict:
     """
     given = {name: value for name, value in vars(args).items() if value is not None}
     if saved is None:
-        system = SYSTEMS[given.get('system', 'oreilly')]
-        settings = {
-            'system': 'oreilly',
-            'data': 'celeba',
-            'epochs': system.epochs,
-            'steps': None,
-            'batch_size': system.batch_size,
-            'learning_rate': system.learning_rate,
-            'beta1': system.beta1,
-            'label_smoothing': system.label_smoothing,
-            'update_order': 'alternating',
-            'ema': 0.999,
-            'seed': 0,
-            'sample_every': system.sample_every,
-            'checkpoint_every': 1000,
-            'keep_every': None,
-        }
+        system = given.get('system', 'oreilly')
+        settings = {'system': system, 'data': 'celeba', 'data_dir': 'data', 'steps': None}
+        settings |= {name: getattr(SYSTEMS[system], name) for name in ('epochs', 'sample_every', *OVERRIDES)}
+        settings |= {'seed': 0, 'checkpoint_every': 1000, 'keep_every': None}
     else:
         settings = dict(saved)
-        for name in FIXED_SETTINGS:
+        for name in ('system', 'seed', *OVERRIDES):
             if given.get(name, settings[name]) != settings[name]:
                 flag = '--' + name.replace('_', '-')
                 raise cli.UserError(f'{flag} is {settings[name]} in this run: leave it out, or start another run')
@@ -131,11 +118,18 @@ def choose_settings(args, saved=None) -> dict:
     settings |= {name: given[name] for name in settings if name in given}
     if settings['data'] not in ('celeba', 'demo'):
         settings['data'] = str(Path(settings['data']).resolve())
+    settings['data_dir'] = str(Path(settings['data_dir']).resolve())
     return settings
 
 
-def load_data(settings, data_dir: Path, sources=None) -> np.ndarray:
+def chosen_system(settings) -> System:
+    """The system of the run, with the values that its settings override."""
+    return SYSTEMS[settings['system']]._replace(**{name: settings[name] for name in OVERRIDES})
+
+
+def load_data(settings, sources=None) -> np.ndarray:
     """The faces that --data names, uint8 (N, H, W, 3)."""
+    data_dir = Path(settings['data_dir'])
     image_size = SYSTEMS[settings['system']].image_size
     prepared = data_dir / 'prepared'
     source = settings['data']
@@ -231,24 +225,19 @@ class Graph(NamedTuple):
     keeper: Any
 
 
-def build_graph(settings) -> Graph:
+def build_graph(system: System, seed) -> Graph:
     """Build everything that a run needs, once, and close the graph, so that nothing can make it grow."""
     import dcgan
 
     tf = dcgan.tf
-    system = SYSTEMS[settings['system']]
-    label_smoothing, beta1, decay = settings['label_smoothing'], settings['beta1'], settings['ema']
     with tf.Graph().as_default() as graph:
-        tf.set_random_seed(settings['seed'])
-        input_real, input_z, learning_rate = dcgan.model_inputs(
-            system.image_size, system.image_size, 3, system.latent_size
-        )
-        losses = dcgan.model_loss(system, input_real, input_z, label_smoothing)
+        tf.set_random_seed(seed)
+        size = system.image_size
+        input_real, input_z, learning_rate = dcgan.model_inputs(size, size, 3, system.latent_size)
+        losses = dcgan.model_loss(system, input_real, input_z)
         step = tf.train.get_or_create_global_step()
-        ema = tf.train.ExponentialMovingAverage(decay, step) if decay else None
-        train_opt = dcgan.model_opt(
-            system, losses, learning_rate, beta1, label_smoothing, settings['update_order'], ema
-        )
+        ema = tf.train.ExponentialMovingAverage(system.ema, step) if system.ema else None
+        train_opt = dcgan.model_opt(system, losses, learning_rate, ema)
         built = Graph(
             graph=graph,
             input_real=input_real,
@@ -262,8 +251,9 @@ def build_graph(settings) -> Graph:
                 [tf.reduce_all(tf.is_finite(variable)) for variable in tf.trainable_variables()]
             ),
             initializer=tf.global_variables_initializer(),
-            saver=tf.train.Saver(max_to_keep=LAST_CHECKPOINTS),
-            keeper=tf.train.Saver(max_to_keep=None),
+            # Relative paths: a run directory can be moved.
+            saver=tf.train.Saver(max_to_keep=LAST_CHECKPOINTS, save_relative_paths=True),
+            keeper=tf.train.Saver(max_to_keep=None, save_relative_paths=True),
         )
         graph.finalize()
     return built
@@ -308,8 +298,8 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
     settings: see `choose_settings`. faces: uint8 (N, H, W, 3). checkpoint: go on from there.
     Raises UserError when a loss or a weight is not finite; such weights are never saved.
     """
-    system = SYSTEMS[settings['system']]
-    batch_size, seed = settings['batch_size'], settings['seed']
+    system = chosen_system(settings)
+    batch_size, seed = system.batch_size, settings['seed']
     epoch_steps = len(faces) // batch_size
     last_step = min(settings['steps'] or math.inf, (settings['epochs'] or math.inf) * epoch_steps)
     last_epoch = math.ceil(last_step / epoch_steps)
@@ -317,7 +307,7 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
     # The grids show the first faces that `generate.py --seed SEED` draws.
     sample_z = generate.draw_latents(system, np.random.default_rng(seed), SAMPLES)
     log, checkpoints = run_dir / 'log.csv', run_dir / 'checkpoints'
-    built = build_graph(settings)
+    built = build_graph(system, seed)
     stop = stop_on_signals()
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(generate.open_session(built.graph))
@@ -325,7 +315,7 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
         cut_log(log, step)
         file = stack.enter_context(open(log, 'a', newline=''))
         rows = csv.writer(file, lineterminator='\n')
-        recent = []
+        path, recent = run_dir / 'samples', []
         bar = stack.enter_context(tqdm(total=last_step, initial=step, unit=' steps', disable=None))
         began = time.perf_counter()
         for images in itertools.islice(batches(faces, batch_size, seed, step), max(0, last_step - step)):
@@ -333,7 +323,7 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
             feed = {
                 built.input_real: images,
                 built.input_z: latents,
-                built.learning_rate: settings['learning_rate'],
+                built.learning_rate: system.learning_rate,
             }
             _, *scalars = session.run([built.train_opt, *built.losses[:4]], feed)
             step += 1
@@ -372,7 +362,8 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
     if step < last_step:
         print(f'Stopped and saved at step {step}. To go on: python train.py --resume --run-dir {run_dir}')
     else:
-        print(f'Done: {step} steps. Ten faces of it: python generate.py --checkpoint {run_dir}')
+        print(f'Done: {step} steps. To draw faces: python generate.py --checkpoint {run_dir}')
+    print(f'Faces: {path}')
 
 
 def main():
@@ -384,7 +375,7 @@ def main():
     elif run_dir and generate.holds_something(run_dir):
         raise cli.UserError(f'{run_dir} is in use: add --resume to go on, or name another --run-dir')
     settings = choose_settings(args, run and run['settings'])
-    faces = load_data(settings, args.data_dir, args.sources)
+    faces = load_data(settings, args.sources)
     if len(faces) < settings['batch_size']:
         raise cli.UserError(f'{len(faces)} images do not fill a batch of {settings["batch_size"]}: lower --batch-size')
     if run and run['images'] != len(faces):

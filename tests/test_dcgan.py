@@ -3,7 +3,7 @@ import pytest
 
 import dcgan
 from dcgan import tf
-from systems import SYSTEMS, Layer
+from systems import SYSTEMS, UPDATE_ORDERS, Layer
 
 OREILLY = SYSTEMS['oreilly']
 # The same kinds of layers, small enough to be quick.
@@ -137,7 +137,7 @@ def test_generated_images_fill_the_range_of_tanh():
 
 def test_losses_are_smoothed_cross_entropies():
     real, z, _ = dcgan.model_inputs(28, 28, 3, SMALL.latent_size)
-    losses = dcgan.model_loss(SMALL, real, z, 0.9)
+    losses = dcgan.model_loss(SMALL, real, z)
     with tf.variable_scope('', reuse=True):
         logits = dcgan.discriminator(SMALL, real * 2, reuse=True), dcgan.discriminator(SMALL, losses.fake, reuse=True)
     feed = {real: RNG.random((8, 28, 28, 3)) - 0.5, z: normal(8, 6)}
@@ -155,8 +155,8 @@ def test_losses_are_smoothed_cross_entropies():
 
 def build(update_order, ema=None):
     real, z, learning_rate = dcgan.model_inputs(28, 28, 3, SMALL.latent_size)
-    losses = dcgan.model_loss(SMALL, real, z, 0.9)
-    train_opt = dcgan.model_opt(SMALL, losses, learning_rate, 0.5, 0.9, update_order, ema)
+    losses = dcgan.model_loss(SMALL, real, z)
+    train_opt = dcgan.model_opt(SMALL._replace(update_order=update_order), losses, learning_rate, ema)
     feed = {real: RNG.random((8, 28, 28, 3)) - 0.5, z: normal(8, 6), learning_rate: LEARNING_RATE}
     return losses, train_opt, feed, learning_rate
 
@@ -165,7 +165,7 @@ def weights(scope):
     return {variable.op.name: variable for variable in tf.trainable_variables(scope)}
 
 
-@pytest.mark.parametrize('update_order', dcgan.UPDATE_ORDERS)
+@pytest.mark.parametrize('update_order', UPDATE_ORDERS)
 def test_generator_is_updated_against_the_discriminator_that_the_order_names(update_order):
     losses, train_opt, feed, _ = build(update_order)
     g, d = weights('generator/'), weights('discriminator/')
