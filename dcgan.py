@@ -6,6 +6,7 @@ Variables live under `generator/` and `discriminator/`, and a shipped checkpoint
 """
 
 import contextlib
+import itertools
 import math
 import os
 from typing import NamedTuple
@@ -89,14 +90,13 @@ def bias(x, scope='bias'):
     return tf.nn.bias_add(x, tf.get_variable(scope, [x.shape[-1]], initializer=tf.zeros_initializer()))
 
 
-def batch_norm(x, training, scope='batch_norm'):
+def batch_norm(x, training, momentum=BATCH_NORM_MOMENTUM, scope='batch_norm'):
     """Batch normalisation of (N, H, W, C) per channel (Ioffe and Szegedy, 2015).
 
-    In training with the statistics of the batch, otherwise with their moving averages. The updates of the
-    averages are added to `tf.GraphKeys.UPDATE_OPS` where the variables are made, not where they are reused:
-    so each is updated once a step, and the discriminator's averages are those of the real images.
+    In training with the statistics of the batch, otherwise with their moving averages. In training it adds
+    the updates of the averages, average * momentum + value * (1 - momentum), to tf.GraphKeys.UPDATE_OPS.
     """
-    with tf.variable_scope(scope) as variables:
+    with tf.variable_scope(scope):
         channels = [x.shape[-1]]
         zeros, ones = tf.zeros_initializer(), tf.ones_initializer()
         gamma = tf.get_variable('gamma', channels, initializer=ones)
@@ -106,14 +106,13 @@ def batch_norm(x, training, scope='batch_norm'):
         if not training:
             return tf.nn.batch_normalization(x, moving_mean, moving_variance, beta, gamma, BATCH_NORM_EPSILON)
         x, mean, variance = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=BATCH_NORM_EPSILON)
-        if not variables.reuse:
-            for average, value in ((moving_mean, mean), (moving_variance, variance)):
-                update = average.assign_sub((1 - BATCH_NORM_MOMENTUM) * (average - value))
-                tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
+        for average, value in ((moving_mean, mean), (moving_variance, variance)):
+            update = average.assign(average * momentum + value * (1 - momentum))
+            tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
         return x
 
 
-def network(system: System, layers: tuple[Layer, ...], x, training):
+def network(system: System, layers: tuple[Layer, ...], x, training, momentum=BATCH_NORM_MOMENTUM):
     """Stack `layers` on `x`, each under a scope of its own: layer1, layer2, ..."""
     convolutions = {'conv2d': conv2d, 'conv2d_transpose': conv2d_transpose}
     activations = {
@@ -129,7 +128,7 @@ def network(system: System, layers: tuple[Layer, ...], x, training):
                 x = convolutions[layer.kind](
                     x, layer.output, layer.kernel, layer.stride, layer.padding, system.weight_stddev
                 )
-            x = batch_norm(x, training) if layer.batch_norm else bias(x)
+            x = batch_norm(x, training, momentum) if layer.batch_norm else bias(x)
             x = activations[layer.activation](x)
     return x
 
@@ -142,7 +141,7 @@ def model_inputs(image_width, image_height, image_channels, z_dim):
     return input_real, input_z, learning_rate
 
 
-def generator(system: System, z, training=True, reuse=False, ema=None):
+def generator(system: System, z, training=True, reuse=False, ema=None, momentum=BATCH_NORM_MOMENTUM):
     """Images (N, H, W, 3) in -1..1 from latents (N, latent_size).
 
     training: batch normalisation with the batch's statistics; otherwise with the moving averages.
@@ -153,7 +152,7 @@ def generator(system: System, z, training=True, reuse=False, ema=None):
         return ema.average(getter(*args, **kwargs))
 
     with tf.variable_scope('generator', reuse=reuse, custom_getter=averaged if ema else None):
-        return network(system, system.generator, z, training)
+        return network(system, system.generator, z, training, momentum)
 
 
 def discriminator(system: System, images, reuse=False):
@@ -207,7 +206,21 @@ def model_opt(system: System, losses: Losses, learning_rate, ema=None):
     with tf.variable_scope('g_adam'):
         g_optimizer = tf.train.AdamOptimizer(learning_rate, system.beta1)
         g_train_opt = g_optimizer.minimize(g_loss, var_list=tf.trainable_variables('generator/'))
-    with tf.control_dependencies([d_train_opt, g_train_opt, *tf.get_collection(tf.GraphKeys.UPDATE_OPS)]):
+    # Of the passes that share a network's variables the first updates its averages: for the discriminator
+    # that is the one over the real images.
+    updates = [tf.get_collection(tf.GraphKeys.UPDATE_OPS, scope) for scope in ('generator/', 'discriminator/')]
+    with tf.control_dependencies([d_train_opt, g_train_opt, *itertools.chain(*updates)]):
         step = global_step.assign_add(1)
     with tf.control_dependencies([step]):
         return ema.apply(generator_variables) if ema else tf.no_op()
+
+
+def refresh_statistics(system: System, z, ema=None):
+    """An operation that sets the moving averages that samples use to the statistics of one large batch.
+
+    The averages lag behind the weights, and those of averaged weights are not the average of the
+    statistics. z: latents (N, latent_size), some hundred.
+    """
+    others = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+    generator(system, z, training=True, reuse=True, ema=ema, momentum=0.0)
+    return tf.group(tf.get_collection(tf.GraphKeys.UPDATE_OPS)[len(others) :])

@@ -121,7 +121,9 @@ def load_demo(data_dir) -> np.ndarray:
         prepared.parent.mkdir(parents=True, exist_ok=True)
         faces = tqdm(
             draw_faces(PRETRAINED, DEMO_FACES, seed=0),
+            desc='Drawing the demo faces',
             total=math.ceil(DEMO_FACES / CHUNK),
+            unit=' chunks',
             disable=None,
         )
         helper.save_faces(prepared, size, DEMO_FACES, faces)

@@ -135,7 +135,7 @@ def receive(url, part: Path, size):
             open(part, 'ab' if start else 'wb') as file,
             tqdm(desc=CELEB_A, total=size, initial=start, unit='B', unit_scale=True, disable=None) as bar,
         ):
-            while first:
+            while first and file.tell() < size:  # more than that it cannot be
                 file.write(first)
                 bar.update(len(first))
                 first = next(chunks, b'')

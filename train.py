@@ -28,6 +28,7 @@ import helper
 from systems import SYSTEMS, UPDATE_ORDERS, System
 
 SAMPLES = 64  # faces in a grid
+STATISTICS_BATCH = 512  # faces that the batch norm statistics of the samples are taken from
 LAST_CHECKPOINTS = 3
 LONG_TERM_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
 LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second')
@@ -219,6 +220,7 @@ class Graph(NamedTuple):
     losses: Any
     train_opt: Any
     samples: Any
+    refresh_statistics: Any
     weights_finite: Any
     initializer: Any
     saver: Any
@@ -247,6 +249,7 @@ def build_graph(system: System, seed) -> Graph:
             losses=losses,
             train_opt=train_opt,
             samples=dcgan.generator(system, input_z, training=False, reuse=True, ema=ema),
+            refresh_statistics=dcgan.refresh_statistics(system, input_z, ema),
             weights_finite=tf.reduce_all(
                 [tf.reduce_all(tf.is_finite(variable)) for variable in tf.trainable_variables()]
             ),
@@ -306,6 +309,7 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
     keep_every = settings['keep_every'] or math.ceil(last_epoch / LONG_TERM_CHECKPOINTS)
     # The grids show the first faces that `generate.py --seed SEED` draws.
     sample_z = generate.draw_latents(system, np.random.default_rng(seed), SAMPLES)
+    statistics_z = generate.draw_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)
     log, checkpoints = run_dir / 'log.csv', run_dir / 'checkpoints'
     built = build_graph(system, seed)
     stop = stop_on_signals()
@@ -338,7 +342,10 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
                     'from before: go on from one with --resume, or start again with a lower --learning-rate'
                 )
             rows.writerow((step, epoch, *(f'{value:.6g}' for value in recent[-1])))
-            if last or step % settings['sample_every'] == 0:
+            sample = last or step % settings['sample_every'] == 0
+            if sample or save or keep:
+                session.run(built.refresh_statistics, {built.input_z: statistics_z})
+            if sample:
                 file.flush()
                 path = run_dir / 'samples' / f'step-{step:08}.png'
                 write_samples(session, built, sample_z, path)

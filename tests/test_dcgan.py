@@ -222,6 +222,26 @@ def test_samples_use_the_averaged_weights():
     assert np.abs(drawn - not_averaged).max() > 1e-3
 
 
+@pytest.mark.parametrize('decay', [0, 0.5])
+def test_refreshed_statistics_are_those_of_the_sampling_weights(decay):
+    step = tf.train.get_or_create_global_step()
+    ema = tf.train.ExponentialMovingAverage(decay, step) if decay else None
+    _, train_opt, feed, _ = build('alternating', ema)
+    z = tf.constant(normal(64, 6))
+    refresh = dcgan.refresh_statistics(SMALL, z, ema)
+    samples, of_batch = (dcgan.generator(SMALL, z, training, reuse=True, ema=ema) for training in (False, True))
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        for _ in range(3):
+            session.run(train_opt, feed)
+        trained = session.run(tf.trainable_variables())
+        before = np.abs(np.subtract(*session.run([samples, of_batch]))).max()
+        session.run(refresh)
+        after = np.abs(np.subtract(*session.run([samples, of_batch]))).max()
+        np.testing.assert_equal(session.run(tf.trainable_variables()), trained)
+    assert before > 0.1 and after < 0.02  # what is left: the averages hold the unbiased variance
+
+
 def test_placeholders_have_the_shapes_of_the_article():
     real, z, learning_rate = dcgan.model_inputs(30, 20, 3, 100)
     shapes = [placeholder.shape.as_list() for placeholder in (real, z, learning_rate)]
