@@ -186,25 +186,21 @@ def fingerprint(source: Path, image_size) -> str:
     return hashlib.blake2s(made_from.encode(), digest_size=8).hexdigest()
 
 
+def is_image(name) -> bool:
+    """Whether a file of this name should be an image, and none that a system hides, as macOS in its zips."""
+    path = Path(name)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(('.', '__MACOSX')) for part in path.parts)
+
+
 @contextlib.contextmanager
 def open_source(source: Path):
     """The sorted names of the images in a zip archive or a folder, and a function that reads one's bytes."""
-
-    def images(names):
-        hidden = ('.', '__MACOSX')
-        paths = [Path(name) for name in sorted(names)]
-        return [
-            str(path)
-            for path in paths
-            if path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(hidden) for part in path.parts)
-        ]
-
     if source.is_dir():
-        files = (path.relative_to(source) for path in source.rglob('*') if path.is_file())
-        yield images(map(str, files)), lambda name: (source / name).read_bytes()
+        names = (str(path.relative_to(source)) for path in source.rglob('*') if path.is_file())
+        yield sorted(filter(is_image, names)), lambda name: (source / name).read_bytes()
     else:
         with zipfile.ZipFile(source) as archive:
-            yield images(archive.namelist()), archive.read
+            yield sorted(filter(is_image, archive.namelist())), archive.read
 
 
 def load_faces(source, image_size, cache_dir) -> np.ndarray:

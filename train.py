@@ -288,7 +288,7 @@ def start_session(session, built: Graph, checkpoint: Path | None) -> int:
     return step
 
 
-def write_samples(session, built: Graph, latents, path: Path):
+def show_generator_output(session, built: Graph, latents, path: Path):
     """Draw a grid of faces into a PNG file."""
     grid = helper.images_square_grid(session.run(built.samples, {built.input_z: latents}), (-1, 1))
     with helper.replacing(path) as temporary:
@@ -348,7 +348,7 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
             if sample:
                 file.flush()
                 path = run_dir / 'samples' / f'step-{step:08}.png'
-                write_samples(session, built, sample_z, path)
+                show_generator_output(session, built, sample_z, path)
                 plot_losses(log, run_dir / 'losses.png')
                 d_loss, g_loss, d_real, d_fake, speed = np.mean(recent, axis=0)
                 recent.clear()
