@@ -14,6 +14,7 @@ import json
 import math
 import platform
 import signal
+import statistics
 import threading
 import time
 from pathlib import Path
@@ -350,7 +351,8 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
                 path = run_dir / 'samples' / f'step-{step:08}.png'
                 show_generator_output(session, built, sample_z, path)
                 plot_losses(log, run_dir / 'losses.png')
-                d_loss, g_loss, d_real, d_fake, speed = np.mean(recent, axis=0)
+                d_loss, g_loss, d_real, d_fake, _ = np.mean(recent, axis=0)
+                speed = statistics.harmonic_mean(row[-1] for row in recent)
                 recent.clear()
                 bar.write(
                     f'Epoch {epoch}/{last_epoch}, step {step}: discriminator loss {d_loss:.4f}, '
