@@ -77,10 +77,7 @@ def conv2d_transpose(x, channels, kernel, stride, padding, stddev, scope='conv2d
     """Transposed convolution: a side becomes side * stride ('SAME') or (side - 1) * stride + kernel ('VALID')."""
     with tf.variable_scope(scope):
         kernels = weights([kernel, kernel, channels, x.shape[-1]], stddev)
-        grow = {
-            'SAME': lambda side: side * stride,
-            'VALID': lambda side: (side - 1) * stride + kernel,
-        }[padding]
+        grow = {'SAME': lambda side: side * stride, 'VALID': lambda side: (side - 1) * stride + kernel}[padding]
         shape = [tf.shape(x)[0], grow(x.shape[1]), grow(x.shape[2]), channels]
         return tf.nn.conv2d_transpose(x, kernels, shape, strides=stride, padding=padding)
 
@@ -115,11 +112,7 @@ def batch_norm(x, training, momentum=BATCH_NORM_MOMENTUM, scope='batch_norm'):
 def network(system: System, layers: tuple[Layer, ...], x, training, momentum=BATCH_NORM_MOMENTUM):
     """Stack `layers` on `x`, each under a scope of its own: layer1, layer2, ..."""
     convolutions = {'conv2d': conv2d, 'conv2d_transpose': conv2d_transpose}
-    activations = {
-        'leaky_relu': lambda x: tf.nn.leaky_relu(x, system.leaky_slope),
-        'tanh': tf.tanh,
-        None: tf.identity,
-    }
+    activations = {'leaky_relu': lambda x: tf.nn.leaky_relu(x, system.leaky_slope), 'tanh': tf.tanh, None: tf.identity}
     for number, layer in enumerate(layers, 1):
         with tf.variable_scope(f'layer{number}'):
             if layer.kind == 'dense':

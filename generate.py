@@ -173,29 +173,10 @@ def parse_arguments():
     add = parser.add_argument
     add('--count', type=cli.number(int, 1, 10_000_000), default=10, help='how many faces (10)')
     add('--seed', type=cli.number(int, 0, 2**63), default=0, help='another seed, other faces (0)')
-    add(
-        '--out',
-        type=Path,
-        help='folder for the PNG files (faces, or faces-2, ... if that is there)',
-    )
-    add(
-        '--scale',
-        type=cli.number(int, 1, 64),
-        default=1,
-        help='enlarge each pixel so many times (1)',
-    )
-    add(
-        '--checkpoint',
-        type=Path,
-        default=PRETRAINED,
-        help='a run directory or a checkpoint in it (pretrained)',
-    )
-    add(
-        '--export',
-        type=Path,
-        metavar='DIR',
-        help='draw nothing: write the generator alone into this folder',
-    )
+    add('--out', type=Path, help='folder for the PNG files (faces, or faces-2, ... if that is there)')
+    add('--scale', type=cli.number(int, 1, 64), default=1, help='enlarge each pixel so many times (1)')
+    add('--checkpoint', type=Path, default=PRETRAINED, help='a run directory or a checkpoint in it (pretrained)')
+    add('--export', type=Path, metavar='DIR', help='draw nothing: write the generator alone into this folder')
     return parser.parse_args()
 
 
@@ -208,15 +189,14 @@ def main():
     out = args.out or unused(Path('faces'))
     if holds_something(out):
         raise cli.UserError(f'{out} is not empty: name another folder with --out')
+    faces = itertools.chain.from_iterable(draw_faces(args.checkpoint, args.count, args.seed))
     in_grid = []
-    with tqdm(total=args.count, unit=' faces', disable=None) as bar:
-        for faces in draw_faces(args.checkpoint, args.count, args.seed):
+    for number, face in enumerate(tqdm(faces, total=args.count, unit=' faces', disable=None)):
+        if number == 0:  # not before: a checkpoint that cannot be used leaves no folder
             out.mkdir(parents=True, exist_ok=True)
-            for number, face in enumerate(faces, bar.n):
-                enlarge(face, args.scale).save(out / f'face-{number:05}.png')
-                if number < GRID_FACES:
-                    in_grid.append(label(face, number, max(args.scale, LEAST_GRID_SCALE)))
-            bar.update(len(faces))
+        enlarge(face, args.scale).save(out / f'face-{number:05}.png')
+        if number < GRID_FACES:
+            in_grid.append(label(face, number, max(args.scale, LEAST_GRID_SCALE)))
     helper.images_square_grid(in_grid, (0, 255)).save(out / 'grid.png')
     print(f'{args.count} faces: {out}/face-*.png\nSide by side: {out / "grid.png"}')
 

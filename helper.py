@@ -251,10 +251,7 @@ def read_faces(source, names, read, image_size):
                 raise DataError(f'{source}: {unreadable} of its {len(names)} images cannot be read')
             yield np.array(faces, np.uint8).reshape(-1, image_size, image_size, 3)
     if unreadable:
-        print(
-            f'{unreadable} of {len(names)} images could not be read and were left out',
-            file=sys.stderr,
-        )
+        print(f'{unreadable} of {len(names)} images could not be read and were left out', file=sys.stderr)
 
 
 def save_faces(path: Path, image_size, most, blocks):

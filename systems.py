@@ -71,5 +71,5 @@ SYSTEMS = {
         batch_size=16,
         epochs=2,
         sample_every=400,
-    ),
+    )
 }

@@ -41,12 +41,7 @@ def parse_arguments():
     parser = cli.Parser('Train a DCGAN to draw faces.')
     add = parser.add_argument
     add('--data', help='celeba (the default, downloaded), demo, or a zip or folder of images')
-    add(
-        '--data-dir',
-        type=Path,
-        default=Path('data'),
-        help='where downloads and prepared faces are kept (data)',
-    )
+    add('--data-dir', type=Path, default=Path('data'), help='where downloads and prepared faces are kept (data)')
     add('--sources', nargs='+', metavar='URL', help='download CelebA from here instead')
     add('--system', choices=SYSTEMS, help='whose networks and settings (oreilly)')
     add('--epochs', type=cli.number(int, 1, 1_000_000), help='passes over the data')
@@ -55,40 +50,14 @@ def parse_arguments():
     add('--learning-rate', type=cli.number(float, 0, 1, above=True), help="Adam's, of both networks")
     add('--beta1', type=cli.number(float, 0, 0.9999), help="Adam's decay of the mean gradient")
     add('--label-smoothing', type=cli.number(float, 0.5, 1), help='the label of a real image')
-    add(
-        '--update-order',
-        choices=UPDATE_ORDERS,
-        help='discriminator first, or both at the same point',
-    )
-    add(
-        '--ema',
-        type=cli.number(float, 0, 0.999999),
-        help="decay of the averaged generator's weights, 0: none",
-    )
+    add('--update-order', choices=UPDATE_ORDERS, help='discriminator first, or both at the same point')
+    add('--ema', type=cli.number(float, 0, 0.999999), help="decay of the averaged generator's weights, 0: none")
     add('--seed', type=cli.number(int, 0, 2**31 - 1), help='decides weights, order and latents (0)')
     add('--run-dir', type=Path, help='directory of the run (runs/SYSTEM-DATE-TIME)')
-    add(
-        '--resume',
-        nargs='?',
-        const='newest',
-        metavar='STEP',
-        help='go on from the newest checkpoint, or that of STEP',
-    )
-    add(
-        '--sample-every',
-        type=cli.number(int, 1, 10**9),
-        help='steps between grids and lines of the log',
-    )
-    add(
-        '--checkpoint-every',
-        type=cli.number(int, 1, 10**9),
-        help='steps between checkpoints (1000)',
-    )
-    add(
-        '--keep-every',
-        type=cli.number(int, 1, 1_000_000),
-        help='epochs between checkpoints that are never deleted',
-    )
+    add('--resume', nargs='?', const='newest', metavar='STEP', help='go on from the newest checkpoint, or that of STEP')
+    add('--sample-every', type=cli.number(int, 1, 10**9), help='steps between grids and lines of the log')
+    add('--checkpoint-every', type=cli.number(int, 1, 10**9), help='steps between checkpoints (1000)')
+    add('--keep-every', type=cli.number(int, 1, 1_000_000), help='epochs between checkpoints that are never deleted')
     args = parser.parse_args()
     if args.resume and not args.run_dir:
         parser.error('--resume needs --run-dir: which run?')
@@ -325,11 +294,7 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
         began = time.perf_counter()
         for images in itertools.islice(batches(faces, batch_size, seed, step), max(0, last_step - step)):
             latents = generate.draw_latents(system, np.random.default_rng((1, seed, step)), batch_size)
-            feed = {
-                built.input_real: images,
-                built.input_z: latents,
-                built.learning_rate: system.learning_rate,
-            }
+            feed = {built.input_real: images, built.input_z: latents, built.learning_rate: system.learning_rate}
             _, *scalars = session.run([built.train_opt, *built.losses[:4]], feed)
             step += 1
             epoch = math.ceil(step / epoch_steps)
@@ -397,11 +362,7 @@ def main():
     run = {
         'settings': settings,
         'images': len(faces),
-        'versions': {
-            'python': platform.python_version(),
-            'tensorflow': dcgan.tf.__version__,
-            'numpy': np.__version__,
-        },
+        'versions': {'python': platform.python_version(), 'tensorflow': dcgan.tf.__version__, 'numpy': np.__version__},
     }
     with helper.replacing(run_dir / 'run.json') as temporary:
         temporary.write_text(json.dumps(run, indent=2) + '\n')

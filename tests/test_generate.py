@@ -56,9 +56,13 @@ def test_latents_have_the_articles_distribution():
     np.testing.assert_allclose([latents.mean(), latents.var()], [0, 1 / 3], atol=0.005)
 
 
-def test_many_faces_come_in_chunks():
-    chunks = [len(faces) for faces in generate.draw_faces(generate.PRETRAINED, 200, 0)]
-    assert sum(chunks) == 200 and max(chunks) <= generate.CHUNK
+def test_many_faces_come_in_chunks(tmp_path):
+    chunks = list(generate.draw_faces(generate.PRETRAINED, 200, 0))
+    assert max(len(faces) for faces in chunks) <= generate.CHUNK
+    result = run_command('generate.py', '--count', 200, '--out', 'many', cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == ''
+    written = [np.asarray(Image.open(path)) for path in sorted((tmp_path / 'many').glob('face-*.png'))]
+    np.testing.assert_array_equal(written, np.concatenate(chunks))
 
 
 def test_the_shipped_generator_is_small_and_a_generator_only():
