@@ -198,6 +198,21 @@ def test_a_step_of_learning_rate_0_moves_no_weight():
             np.testing.assert_array_equal(old, new)
 
 
+def test_a_step_updates_the_moving_averages_from_its_generated_and_its_real_images():
+    _, train_opt, feed, _ = build('alternating')
+    graph = tf.get_default_graph()
+    inputs = [graph.get_tensor_by_name(f'{name}:0') for name in (
+        'generator/layer2/conv2d_transpose/conv2d_transpose', 'discriminator/layer2/conv2d/Conv2D'
+    )]  # fmt: skip
+    averages = [tf.global_variables(f'{name}/layer2/batch_norm/moving_mean') for name in ('generator', 'discriminator')]
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        inputs = session.run(inputs, feed)
+        session.run(train_opt, feed)
+        for x, (average,) in zip(inputs, session.run(averages), strict=True):
+            np.testing.assert_allclose(average, 0.01 * x.mean(axis=(0, 1, 2)), rtol=1e-3, atol=1e-6)
+
+
 def test_samples_use_the_averaged_weights():
     decay, steps = 0.5, 4
     step = tf.train.get_or_create_global_step()
