@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from systems import SYSTEMS, System
 PRETRAINED = Path(__file__).parent / 'pretrained'
 CHUNK = 64  # faces drawn at once, always, so that a face depends on nothing but its number and the seed
 GRID_FACES = 64  # at most this many in the grid
-LEAST_GRID_SCALE = 3  # so that the labels have room
+GRID_SCALE = (3, 8)  # least, so that the labels have room, and most
 LABEL_HEIGHT = 14  # pixels
 DEMO_FACES = 8192
 
@@ -36,7 +37,7 @@ def read_run(run_dir: Path) -> dict:
     """The run.json of a run directory. Raises UserError."""
     try:
         run = json.loads((run_dir / 'run.json').read_text())
-        SYSTEMS[run['settings']['system']]
+        SYSTEMS[run['settings']['system']], run['data_digest']
         return run
     except FileNotFoundError:
         raise cli.UserError(f'{run_dir} is not the directory of a training run: it has no run.json') from None
@@ -44,19 +45,23 @@ def read_run(run_dir: Path) -> dict:
         raise cli.UserError(f'{run_dir / "run.json"} is damaged, or of another version') from None
 
 
+def find_checkpoints(run_dir: Path) -> dict[int, Path]:
+    """The checkpoints of a run directory by step, the newest last, as the prefixes that TensorFlow names them by."""
+    names = [
+        re.fullmatch(r'(\w+-(\d+))\.index', path.name) for path in sorted((run_dir / 'checkpoints').glob('*.index'))
+    ]
+    steps = {int(name[2]): run_dir / 'checkpoints' / name[1] for name in names if name}
+    return dict(sorted(steps.items()))
+
+
 def find_checkpoint(path) -> tuple[Path, Path]:
-    """The run directory and the checkpoint (a prefix, as TensorFlow names it) that `path` means.
-
-    path: a run directory, of which the newest checkpoint is taken, or a checkpoint in it.
-    """
-    path = Path(path)
+    """The run directory and the checkpoint that `path` means: a checkpoint, or the newest of a run directory."""
+    path = Path(path).absolute()
     if path.is_dir():
-        import dcgan
-
-        newest = dcgan.tf.train.latest_checkpoint(path / 'checkpoints')
-        if newest is None:
+        checkpoints = find_checkpoints(path)
+        if not checkpoints:
             raise cli.UserError(f'{path} has no checkpoint')
-        return path, Path(newest)
+        return path, list(checkpoints.values())[-1]
     prefix = path.with_suffix('') if path.suffix == '.index' else path
     if not prefix.with_name(f'{prefix.name}.index').exists():
         raise cli.UserError(f'{path}: no such run directory or checkpoint')
@@ -138,7 +143,8 @@ def export_generator(checkpoint, out: Path):
         raise cli.UserError(f'{out} is there already: name another folder')
     with restored_generator(checkpoint) as (run, session, _, _):
         (out / 'checkpoints').mkdir(parents=True)
-        dcgan.tf.train.Saver().save(session, str(out / 'checkpoints' / 'generator'), write_meta_graph=False)
+        name = out / 'checkpoints' / find_checkpoint(checkpoint)[1].name
+        dcgan.tf.train.Saver().save(session, str(name), write_meta_graph=False, write_state=False)
     for name in ('data', 'data_dir'):  # where they are is nobody else's concern
         run['settings'][name] = Path(run['settings'][name]).name
     (out / 'run.json').write_text(json.dumps(run, indent=2) + '\n')
@@ -196,7 +202,7 @@ def main():
             out.mkdir(parents=True, exist_ok=True)
         enlarge(face, args.scale).save(out / f'face-{number:05}.png')
         if number < GRID_FACES:
-            in_grid.append(label(face, number, max(args.scale, LEAST_GRID_SCALE)))
+            in_grid.append(label(face, number, min(max(args.scale, GRID_SCALE[0]), GRID_SCALE[1])))
     helper.images_square_grid(in_grid, (0, 255)).save(out / 'grid.png')
     print(f'{args.count} faces: {out}/face-*.png\nSide by side: {out / "grid.png"}')
 

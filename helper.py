@@ -11,13 +11,14 @@ import math
 import os
 import sys
 import time
+import uuid
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import requests
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 CELEB_A = 'img_align_celeba.zip'
@@ -47,7 +48,7 @@ class DataError(OSError):
 @contextlib.contextmanager
 def replacing(path: Path):
     """Yield a temporary name beside `path`; what was written there becomes `path` if all goes well."""
-    temporary = path.with_name(f'.{os.getpid()}.{path.name}')
+    temporary = path.with_name(f'.{uuid.uuid4().hex}.{path.name}')
     try:
         yield temporary
         temporary.replace(path)
@@ -78,7 +79,7 @@ def download_celeb_a(data_dir, sources=CELEB_A_SOURCES, size=CELEB_A_SIZE, md5=C
             fetch(url, part, size, md5)
             part.replace(archive)
             return archive
-        except (DataError, requests.RequestException) as error:
+        except (DataError, requests.RequestException, ValueError) as error:  # ValueError: a strange answer or URL
             failures.append(f'{url} ({reason(error)})')
     raise DataError(
         f'CelebA could not be downloaded; tried {", ".join(failures)}. '
@@ -87,25 +88,33 @@ def download_celeb_a(data_dir, sources=CELEB_A_SOURCES, size=CELEB_A_SIZE, md5=C
 
 
 def fetch(url, part: Path, size, md5):
-    """Complete `part` from `url` in up to ATTEMPTS requests, and check it; a wrong file is removed."""
-    for attempt in range(1, ATTEMPTS + 1):
+    """Complete `part` from `url` and check it; a wrong file is removed. Gives up after ATTEMPTS without a byte."""
+    resumed = part.exists()
+    attempt = 1
+    while True:
+        before = part.stat().st_size if part.exists() else 0
         try:
             receive(url, part, size)
             break
         except requests.RequestException as error:
+            if part.exists() and part.stat().st_size > before:
+                attempt = 1
             status = error.response.status_code if error.response is not None else None
             hopeless = status is not None and 400 <= status < 500 and status not in (408, 416, 429)
-            if attempt == ATTEMPTS or hopeless:
+            if attempt == ATTEMPTS or hopeless or isinstance(error, ValueError):
                 raise
             wait = BACK_OFF * 2 ** (attempt - 1)
             print(f'{reason(error)}; next attempt in {wait:g} s', file=sys.stderr)
             time.sleep(wait)
+            attempt += 1
     digest = hashlib.md5()
     with open(part, 'rb') as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     if digest.hexdigest() != md5:
         part.unlink()
+        if resumed:  # what was there before may have been wrong: once more, from the beginning
+            return fetch(url, part, size, md5)
         raise DataError(f'its MD5 is {digest.hexdigest()}, not {md5}')
 
 
@@ -126,7 +135,7 @@ def receive(url, part: Path, size):
             start = 0
         chunks = response.iter_content(1 << 16)
         first = next(chunks, b'')
-        if 'html' in response.headers.get('Content-Type', '') or first.lstrip()[:1] == b'<':
+        if 'html' in response.headers.get('Content-Type', '') or (start == 0 and first.lstrip()[:1] == b'<'):
             raise DataError('it answered with an HTML page, such as Google Drive does when a quota is used up')
         length = int(response.headers.get('Content-Length', size - start))
         if length != size - start or (start == 0 and not first.startswith(b'PK')):
@@ -189,6 +198,8 @@ def fingerprint(source: Path, image_size) -> str:
 def is_image(name) -> bool:
     """Whether a file of this name should be an image, and none that a system hides, as macOS in its zips."""
     path = Path(name)
+    if name.endswith('/'):  # a folder in a zip
+        return False
     return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(('.', '__MACOSX')) for part in path.parts)
 
 
@@ -212,7 +223,9 @@ def load_faces(source, image_size, cache_dir) -> np.ndarray:
     """
     source = Path(source)
     if not source.is_dir() and not zipfile.is_zipfile(source):
-        raise DataError(f'{source}: {"neither a folder nor a zip archive" if source.exists() else "no such file"}')
+        raise DataError(
+            f'{source}: {"neither a folder nor a whole zip archive" if source.exists() else "no such file"}'
+        )
     prepared = Path(cache_dir) / f'{source.stem}-{image_size}-{fingerprint(source, image_size)}.npy'
     if not prepared.exists():
         prepared.parent.mkdir(parents=True, exist_ok=True)
@@ -243,12 +256,16 @@ def read_faces(source, names, read, image_size):
             for name, result in zip(block, pool.map(face, block), strict=True):
                 if isinstance(result, Exception):
                     unreadable += 1
-                    tqdm.write(f'Left out {name}: {result or type(result).__name__}', file=sys.stderr)
+                    unknown = isinstance(result, UnidentifiedImageError)
+                    why = 'no image of a known kind' if unknown else result or type(result).__name__
+                    tqdm.write(f'Left out {name}: {why}', file=sys.stderr)
+                    if unreadable > MOST_UNREADABLE * len(names):
+                        raise DataError(
+                            f'{source}: more than {MOST_UNREADABLE:.0%} of its {len(names)} images cannot be read'
+                        )
                 else:
                     faces.append(result)
                 bar.update()
-            if unreadable > MOST_UNREADABLE * len(names):
-                raise DataError(f'{source}: {unreadable} of its {len(names)} images cannot be read')
             yield np.array(faces, np.uint8).reshape(-1, image_size, image_size, 3)
     if unreadable:
         print(f'{unreadable} of {len(names)} images could not be read and were left out', file=sys.stderr)
@@ -269,6 +286,12 @@ def save_faces(path: Path, image_size, most, blocks):
             count += len(block)
         file.seek(0)
         header(count)  # of the same length: NumPy leaves room for the number to change
+
+
+def digest(faces) -> str:
+    """Tells data sets apart: a hash of their size and of a thousand of their faces."""
+    some = np.ascontiguousarray(faces[:: math.ceil(len(faces) / 1000)])
+    return hashlib.blake2s(repr(faces.shape).encode() + some.tobytes(), digest_size=8).hexdigest()
 
 
 def get_batch(faces, indices) -> np.ndarray:

@@ -61,8 +61,10 @@ def parse_arguments():
     args = parser.parse_args()
     if args.resume and not args.run_dir:
         parser.error('--resume needs --run-dir: which run?')
-    if args.resume and args.resume != 'newest' and not args.resume.isdigit():
+    if args.resume and args.resume != 'newest' and not args.resume.isdecimal():
         parser.error(f'--resume takes the number of a step, not {args.resume!r}')
+    if args.data == '':
+        parser.error('--data is empty')
     return args
 
 
@@ -73,12 +75,13 @@ def choose_settings(args, saved=None) -> dict:
     what a resumed run cannot change.
     """
     given = {name: value for name, value in vars(args).items() if value is not None}
-    if saved is None:
-        system = given.get('system', 'oreilly')
-        settings = {'system': system, 'data': 'celeba', 'data_dir': 'data', 'steps': None}
-        settings |= {name: getattr(SYSTEMS[system], name) for name in ('epochs', 'sample_every', *OVERRIDES)}
-        settings |= {'seed': 0, 'checkpoint_every': 1000, 'keep_every': None}
-    else:
+    system = (saved or given).get('system', 'oreilly')
+    settings = {'system': system, 'data': 'celeba', 'data_dir': 'data', 'steps': None}
+    settings |= {name: getattr(SYSTEMS[system], name) for name in ('epochs', 'sample_every', *OVERRIDES)}
+    settings |= {'seed': 0, 'checkpoint_every': 1000, 'keep_every': None}
+    if saved is not None:
+        if saved.keys() != settings.keys():
+            raise cli.UserError('the settings in run.json are of another version: this run cannot be resumed')
         settings = dict(saved)
         for name in ('system', 'seed', *OVERRIDES):
             if given.get(name, settings[name]) != settings[name]:
@@ -116,14 +119,17 @@ def load_data(settings, sources=None) -> np.ndarray:
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that Ctrl-C or SIGTERM sets; a second signal ends the program at once."""
+    """An event that Ctrl-C, SIGTERM or a closed terminal sets; the next of them ends the program at once."""
     stop = threading.Event()
+    signals = {signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)}
+    signals = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]  # as nohup does
 
-    def request(number, _):
+    def request(*_):
         stop.set()
-        signal.signal(number, signal.SIG_DFL)
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in signals:
         signal.signal(number, request)
     return stop
 
@@ -149,24 +155,31 @@ def plot_losses(log: Path, path: Path):
         figure.savefig(temporary)
 
 
-def find_step(run_dir: Path, step) -> Path:
-    """The checkpoint of a run directory: the newest, or that of `step` (a number in words)."""
+def find_step(run_dir: Path, step) -> Path | None:
+    """The checkpoint of a run directory: that of `step` (a number in words) or the newest, None if there is none."""
+    checkpoints = generate.find_checkpoints(run_dir)
     if step == 'newest':
-        return generate.find_checkpoint(run_dir)[1]
-    for name in (f'step-{int(step)}', f'keep-{int(step)}'):
-        checkpoint = run_dir / 'checkpoints' / name
-        if checkpoint.with_name(f'{name}.index').exists():
-            return checkpoint
-    steps = sorted({int(file.stem.split('-')[1]) for file in (run_dir / 'checkpoints').glob('*-*.index')})
-    raise cli.UserError(f'{run_dir} has no checkpoint of step {step}, only of {", ".join(map(str, steps)) or "none"}')
+        return list(checkpoints.values())[-1] if checkpoints else None
+    if int(step) not in checkpoints:
+        steps = ', '.join(map(str, checkpoints)) or 'none'
+        raise cli.UserError(f'{run_dir} has no checkpoint of step {step}, only of {steps}')
+    return checkpoints[int(step)]
 
 
-def cut_log(log: Path, step):
-    """Leave out of log.csv what came after `step`."""
-    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-    kept = [line for line in lines[1:] if line.endswith('\n') and int(line.split(',')[0]) <= step]
+def go_back(run_dir: Path, step):
+    """Undo what a run wrote after `step`: set later checkpoints aside, and cut the log."""
+    for later, checkpoint in generate.find_checkpoints(run_dir).items():
+        if later > step:
+            aside = run_dir / 'checkpoints' / 'abandoned'
+            aside.mkdir(exist_ok=True)
+            print(f'Set aside: {checkpoint.name}, now in {aside}')
+            for file in checkpoint.parent.glob(f'*-{later}.*'):
+                file.replace(aside / file.name)
+    log = run_dir / 'log.csv'
+    rows = [line.split(',') for line in log.read_text(errors='replace').splitlines()] if log.exists() else []
+    rows = [row for row in rows if len(row) == len(LOG_COLUMNS) and row[0].isdecimal() and int(row[0]) <= step]
     with helper.replacing(log) as temporary:
-        temporary.write_text(''.join([','.join(LOG_COLUMNS) + '\n', *kept]))
+        temporary.write_text(''.join(','.join(row) + '\n' for row in [LOG_COLUMNS, *rows]))
 
 
 def devices() -> str:
@@ -194,7 +207,6 @@ class Graph(NamedTuple):
     weights_finite: Any
     initializer: Any
     saver: Any
-    keeper: Any
 
 
 def build_graph(system: System, seed) -> Graph:
@@ -224,9 +236,7 @@ def build_graph(system: System, seed) -> Graph:
                 [tf.reduce_all(tf.is_finite(variable)) for variable in tf.trainable_variables()]
             ),
             initializer=tf.global_variables_initializer(),
-            # Relative paths: a run directory can be moved.
             saver=tf.train.Saver(max_to_keep=LAST_CHECKPOINTS, save_relative_paths=True),
-            keeper=tf.train.Saver(max_to_keep=None, save_relative_paths=True),
         )
         graph.finalize()
     return built
@@ -252,10 +262,23 @@ def start_session(session, built: Graph, checkpoint: Path | None) -> int:
         built.saver.restore(session, str(checkpoint))
     except (tf.errors.OpError, ValueError):
         raise cli.UserError(f'{checkpoint} is damaged, or not a checkpoint of this run') from None
-    step = int(session.run(built.step))
-    state = tf.train.get_checkpoint_state(checkpoint.parent)  # so that the older ones are deleted in their turn
-    built.saver.recover_last_checkpoints(state.all_model_checkpoint_paths if state else [])
-    return step
+    older = [path.with_suffix('') for path in checkpoint.parent.glob('step-*.index')]
+    older.sort(key=lambda path: int(path.name.removeprefix('step-')))
+    built.saver.recover_last_checkpoints(list(map(str, older)))  # to be deleted in their turn
+    return int(session.run(built.step))
+
+
+def save_checkpoint(session, built: Graph, path: Path, step, **options):
+    """Save all variables as `path`-STEP. Raises UserError where it cannot be written."""
+    import dcgan
+
+    try:
+        built.saver.save(session, str(path), step, write_meta_graph=False, **options)
+    except dcgan.tf.errors.OpError as error:
+        raise cli.UserError(
+            f'no checkpoint of step {step}: {path.parent} cannot be written, a full disk perhaps; '
+            f'those from before are whole ({error.message.splitlines()[0]})'
+        ) from None
 
 
 def show_generator_output(session, built: Graph, latents, path: Path):
@@ -265,34 +288,44 @@ def show_generator_output(session, built: Graph, latents, path: Path):
         grid.save(temporary)
 
 
+def length(settings, images) -> tuple[int, int]:
+    """The steps of an epoch, and of the whole run."""
+    epoch_steps = images // settings['batch_size']
+    return epoch_steps, min(settings['steps'] or math.inf, (settings['epochs'] or math.inf) * epoch_steps)
+
+
 def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
     """Train until the epochs or steps of `settings` are over, or a signal asks to stop.
 
     settings: see `choose_settings`. faces: uint8 (N, H, W, 3). checkpoint: go on from there.
     Raises UserError when a loss or a weight is not finite; such weights are never saved.
     """
+    import dcgan
+
+    tf = dcgan.tf
     system = chosen_system(settings)
     batch_size, seed = system.batch_size, settings['seed']
-    epoch_steps = len(faces) // batch_size
-    last_step = min(settings['steps'] or math.inf, (settings['epochs'] or math.inf) * epoch_steps)
+    epoch_steps, last_step = length(settings, len(faces))
     last_epoch = math.ceil(last_step / epoch_steps)
     keep_every = settings['keep_every'] or math.ceil(last_epoch / LONG_TERM_CHECKPOINTS)
     # The grids show the first faces that `generate.py --seed SEED` draws.
     sample_z = generate.draw_latents(system, np.random.default_rng(seed), SAMPLES)
     statistics_z = generate.draw_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)
-    log, checkpoints = run_dir / 'log.csv', run_dir / 'checkpoints'
-    built = build_graph(system, seed)
+    checkpoints, log = run_dir / 'checkpoints', run_dir / 'log.csv'
     stop = stop_on_signals()
+    built = build_graph(system, seed)
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(generate.open_session(built.graph))
         step = start_session(session, built, checkpoint)
-        cut_log(log, step)
+        go_back(run_dir, step)
         file = stack.enter_context(open(log, 'a', newline=''))
         rows = csv.writer(file, lineterminator='\n')
-        path, recent = run_dir / 'samples', []
+        events = stack.enter_context(tf.summary.FileWriter(str(run_dir), filename_suffix=f'.from-step-{step}'))
+        events.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)  # hides what came after it
         bar = stack.enter_context(tqdm(total=last_step, initial=step, unit=' steps', disable=None))
+        recent = []
         began = time.perf_counter()
-        for images in itertools.islice(batches(faces, batch_size, seed, step), max(0, last_step - step)):
+        for images in itertools.islice(batches(faces, batch_size, seed, step), last_step - step):
             latents = generate.draw_latents(system, np.random.default_rng((1, seed, step)), batch_size)
             feed = {built.input_real: images, built.input_z: latents, built.learning_rate: system.learning_rate}
             _, *scalars = session.run([built.train_opt, *built.losses[:4]], feed)
@@ -300,6 +333,7 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
             epoch = math.ceil(step / epoch_steps)
             recent.append((*scalars, batch_size / (time.perf_counter() - began)))
             last = step == last_step or stop.is_set()
+            sample = last or step % settings['sample_every'] == 0
             save = last or step % settings['checkpoint_every'] == 0
             keep = step % (keep_every * epoch_steps) == 0
             if not np.isfinite(scalars).all() or ((save or keep) and not session.run(built.weights_finite)):
@@ -308,27 +342,29 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
                     'from before: go on from one with --resume, or start again with a lower --learning-rate'
                 )
             rows.writerow((step, epoch, *(f'{value:.6g}' for value in recent[-1])))
-            sample = last or step % settings['sample_every'] == 0
             if sample or save or keep:
+                file.flush()
                 session.run(built.refresh_statistics, {built.input_z: statistics_z})
-            if sample:
-                file.flush()
-                path = run_dir / 'samples' / f'step-{step:08}.png'
-                show_generator_output(session, built, sample_z, path)
-                plot_losses(log, run_dir / 'losses.png')
-                d_loss, g_loss, d_real, d_fake, _ = np.mean(recent, axis=0)
-                speed = statistics.harmonic_mean(row[-1] for row in recent)
-                recent.clear()
-                bar.write(
-                    f'Epoch {epoch}/{last_epoch}, step {step}: discriminator loss {d_loss:.4f}, '
-                    f'generator loss {g_loss:.4f}, D(x) {d_real:.3f}, D(G(z)) {d_fake:.3f}, '
-                    f'{speed:.1f} images/s, samples {path}'
-                )
             if save:
-                file.flush()
-                built.saver.save(session, str(checkpoints / 'step'), step, write_meta_graph=False)
+                save_checkpoint(session, built, checkpoints / 'step', step)
             if keep:
-                built.keeper.save(session, str(checkpoints / 'keep'), step, 'kept', write_meta_graph=False)
+                save_checkpoint(session, built, checkpoints / 'keep', step, write_state=False)  # so never deleted
+            if sample:
+                grid = run_dir / 'samples' / f'step-{step:08}.png'
+                show_generator_output(session, built, sample_z, grid)
+                plot_losses(log, run_dir / 'losses.png')
+                means = dict(zip(LOG_COLUMNS[2:], np.mean(recent, axis=0), strict=True))
+                means['images_per_second'] = statistics.harmonic_mean(row[-1] for row in recent)
+                recent.clear()
+                values = [tf.Summary.Value(tag=name, simple_value=value) for name, value in means.items()]
+                events.add_summary(tf.Summary(value=values), step)
+                events.flush()
+                bar.write(
+                    f'Epoch {epoch}/{last_epoch}, step {step}: '
+                    'discriminator loss {d_loss:.4f}, generator loss {g_loss:.4f}, D(x) {d_real:.3f}, '
+                    'D(G(z)) {d_fake:.3f}, {images_per_second:.1f} images/s, '.format(**means)
+                    + f'samples {grid}'
+                )
             bar.update()
             if last:
                 break
@@ -337,24 +373,27 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
         print(f'Stopped and saved at step {step}. To go on: python train.py --resume --run-dir {run_dir}')
     else:
         print(f'Done: {step} steps. To draw faces: python generate.py --checkpoint {run_dir}')
-    print(f'Faces: {path}')
+    print(f'Faces: {grid}')
 
 
 def main():
     args = parse_arguments()
-    run_dir, run, checkpoint = args.run_dir, None, None
+    run_dir, run, checkpoint = args.run_dir, {}, None
     if args.resume:
         run = generate.read_run(run_dir)
         checkpoint = find_step(run_dir, args.resume)
     elif run_dir and generate.holds_something(run_dir):
         raise cli.UserError(f'{run_dir} is in use: add --resume to go on, or name another --run-dir')
-    settings = choose_settings(args, run and run['settings'])
+    settings = choose_settings(args, run.get('settings'))
     faces = load_data(settings, args.sources)
     if len(faces) < settings['batch_size']:
         raise cli.UserError(f'{len(faces)} images do not fill a batch of {settings["batch_size"]}: lower --batch-size')
-    if run and run['images'] != len(faces):
-        raise cli.UserError(f'{len(faces)} images, and {run["images"]} when the run began: --data is another source')
-    run_dir = run_dir or Path('runs') / f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
+    if run and run['data_digest'] != helper.digest(faces):
+        raise cli.UserError(f'{settings["data"]} does not hold the faces that the run began with: see --data')
+    _, last_step = length(settings, len(faces))
+    if checkpoint and int(checkpoint.name.split('-')[1]) >= last_step:
+        raise cli.UserError(f'{checkpoint} has all of {last_step} steps: to go on, raise --epochs or --steps')
+    run_dir = run_dir or generate.unused(Path('runs') / f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}')
     for folder in ('checkpoints', 'samples'):
         (run_dir / folder).mkdir(parents=True, exist_ok=True)
     import dcgan
@@ -362,6 +401,7 @@ def main():
     run = {
         'settings': settings,
         'images': len(faces),
+        'data_digest': helper.digest(faces),
         'versions': {'python': platform.python_version(), 'tensorflow': dcgan.tf.__version__, 'numpy': np.__version__},
     }
     with helper.replacing(run_dir / 'run.json') as temporary:

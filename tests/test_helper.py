@@ -163,7 +163,7 @@ def test_unreadable_images_are_left_out_counted_and_named(tmp_path, capsys):
 
 @pytest.mark.parametrize('good, bad', [(150, 2), (0, 3)])
 def test_more_than_one_percent_unreadable_is_an_error(tmp_path, good, bad):
-    with pytest.raises(helper.DataError, match=f'{bad} of its {good + bad} images cannot be read'):
+    with pytest.raises(helper.DataError, match=f'more than 1% of its {good + bad} images cannot be read'):
         helper.load_faces(write_archive(tmp_path / 'faces.zip', good, bad), 28, tmp_path)
     assert list(tmp_path.glob('*.npy')) == []
 
@@ -218,7 +218,8 @@ SIZE, MD5 = len(ARCHIVE), hashlib.md5(ARCHIVE).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """/whole and /ranges serve the archive, /drop half of it, /wrong another, /html a page, /busy one 503 first."""
+    """/whole and /ranges serve the archive, /drop half of it first, /eighths an eighth at a time, /wrong another one,
+    /html a page, /busy one 503 first."""
 
     def do_GET(self):
         self.server.requests.append((self.path, self.headers.get('Range')))
@@ -239,7 +240,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header('Content-Range', f'bytes {start}-{len(body) - 1}/{len(body)}')
         self.end_headers()
         body = body[start:]
-        self.wfile.write(body[: len(body) // 2] if self.path == '/drop' and seen == 1 else body)
+        if self.path == '/drop' and seen == 1:
+            body = body[: len(body) // 2]
+        self.wfile.write(body[: SIZE // 8 + 1] if self.path == '/eighths' else body)
 
     def log_message(self, *_):
         pass
@@ -275,6 +278,22 @@ def test_download_resumes_a_partial_file(tmp_path, server):
     (tmp_path / 'img_align_celeba.zip.part').write_bytes(ARCHIVE[:1000])
     assert download(tmp_path, f'{server.url}/ranges').read_bytes() == ARCHIVE
     assert server.requests == [('/ranges', 'bytes=1000-')]
+
+
+def test_download_resumes_where_the_next_byte_could_begin_a_page(tmp_path, server):
+    (tmp_path / 'img_align_celeba.zip.part').write_bytes(ARCHIVE[: ARCHIVE.index(b'<')])
+    assert download(tmp_path, f'{server.url}/ranges').read_bytes() == ARCHIVE
+
+
+@pytest.mark.parametrize('size', [1000, SIZE])
+def test_download_heals_a_wrong_partial_file(tmp_path, server, size):
+    (tmp_path / 'img_align_celeba.zip.part').write_bytes(b'?' * size)
+    assert download(tmp_path, f'{server.url}/ranges').read_bytes() == ARCHIVE
+
+
+def test_download_goes_on_as_long_as_each_attempt_brings_something(tmp_path, server):
+    assert download(tmp_path, f'{server.url}/eighths').read_bytes() == ARCHIVE
+    assert len(server.requests) > helper.ATTEMPTS
 
 
 def test_download_begins_again_where_the_server_ignores_ranges(tmp_path, server):

@@ -78,10 +78,37 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path, pictures, tr
     np.testing.assert_allclose(resumed, whole, rtol=1e-3)
 
 
-def test_resume_goes_back_to_a_named_step(copy, tmp_path):
+def test_resume_goes_back_to_a_named_step_and_sets_later_ones_aside(copy, tmp_path):
     result = run_command('train.py', '--run-dir', copy, '--resume', 5, '--steps', 6, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert len(rows(copy)) == 6
+    assert [int(row['step']) for row in rows(copy)] == [1, 2, 3, 4, 5, 6]
+    assert checkpoints(copy) == ['keep-5', 'step-6']
+    aside = copy / 'checkpoints' / 'abandoned'
+    assert sorted(path.stem for path in aside.glob('*.index')) == ['keep-10', 'step-10', 'step-6', 'step-9']
+    assert str(aside) in result.stdout
+
+
+def test_resume_of_a_run_without_a_checkpoint_begins_again(copy, tmp_path):
+    shutil.rmtree(copy / 'checkpoints')
+    result = run_command('train.py', '--run-dir', copy, '--resume', '--steps', 2, cwd=tmp_path)
+    assert result.returncode == 0 and len(rows(copy)) == 2
+
+
+def test_a_kept_checkpoint_can_be_the_newest(copy):
+    for path in (copy / 'checkpoints').glob('step-*'):
+        path.unlink()
+    assert generate.find_checkpoint(copy) == (copy, copy / 'checkpoints' / 'keep-10')
+
+
+def test_tensorboard_events_hold_the_means_that_are_printed(trained):
+    import dcgan
+
+    (path,) = trained.glob('events.out.tfevents.*')
+    events = list(dcgan.tf.train.summary_iterator(str(path)))
+    logged = {(event.step, value.tag): value.simple_value for event in events for value in event.summary.value}
+    assert {step for step, _ in logged} == {4, 8, 10}
+    expected = np.mean([float(row['d_loss']) for row in rows(trained)[4:8]])
+    np.testing.assert_allclose(logged[8, 'd_loss'], expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
@@ -141,6 +168,7 @@ BAD_ARGUMENTS = {
     '--run-dir . --resume': 'run.json',
     '--data missing.zip': 'missing.zip',
     '--unknown': '--unknown',
+    '--run-dir x --resume ²': '--resume',
 }
 
 
@@ -155,6 +183,20 @@ def test_bad_arguments_end_in_one_line_and_write_nothing(tmp_path, arguments):
 def test_what_a_run_is_made_of_cannot_change_on_resume(copy, tmp_path):
     result = run_command('train.py', '--run-dir', copy, '--resume', '--batch-size', 4, cwd=tmp_path)
     assert result.returncode == 2 and '--batch-size is 8 in this run' in result.stderr
+
+
+def test_a_run_is_not_resumed_with_other_faces(copy, tmp_path):
+    other = tmp_path / 'other'
+    other.mkdir()
+    for number in range(40):
+        Image.new('RGB', (30, 30), (number, 0, 0)).save(other / f'{number}.png')
+    result = run_command('train.py', '--run-dir', copy, '--resume', '--data', other, '--epochs', 3, cwd=tmp_path)
+    assert result.returncode == 2 and 'does not hold the faces' in result.stderr
+
+
+def test_a_run_that_is_over_says_so(copy, tmp_path):
+    result = run_command('train.py', '--run-dir', copy, '--resume', cwd=tmp_path)
+    assert result.returncode == 2 and 'all of 10 steps' in result.stderr
 
 
 def test_a_directory_with_a_run_in_it_is_not_written_over(copy, pictures, tmp_path):
