@@ -5,7 +5,7 @@ PYTHONS = $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10)
 VENV    = .venv
 RUN     = $(VENV)/bin/python
 STAMP   = $(VENV)/installed
-TRAIN   = --data demo --epochs 8 --batch-size 32
+TRAIN   = --data demo --epochs 5 --batch-size 32
 
 .PHONY: help train faces test lint lock
 
