@@ -43,7 +43,7 @@ $(STAMP): locks/dev.txt
 	  found=$$python; \
 	  "$$python" -c 'import ensurepip, venv' 2>/dev/null || continue; \
 	  echo "Installing into $(VENV) with $$python: a few minutes, once."; \
-	  "$$python" -m venv $(VENV) && exec $(RUN) -m pip install --quiet --require-hashes -r $<; \
+	  "$$python" -m venv $(VENV) && exec $(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<; \
 	  exit 1; \
 	done; \
 	if [ "$$found" ]; then \
