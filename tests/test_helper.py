@@ -52,6 +52,19 @@ def test_crop_of_real_full_size_faces_is_the_published_one():
         np.testing.assert_array_equal(helper.get_image(file, 28, 28), np.asarray(published))
 
 
+def test_real_archive_becomes_its_published_crops(tmp_path):
+    faces = helper.load_faces(celeb_a('CELEBA_ZIP'), 28, tmp_path)
+    with zipfile.ZipFile(celeb_a('CELEBA_ZIP')) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith('.jpg'))
+        assert faces.shape == (len(names), 28, 28, 3)
+        for number in range(0, len(names), 500):
+            with Image.open(io.BytesIO(archive.read(names[number]))) as image:
+                side = image.width * 108 // 178
+                left, top = (image.width - side) // 2, (image.height - side) // 2
+                crop = image.crop((left, top, left + side, top + side)).resize((28, 28), Image.Resampling.BILINEAR)
+            np.testing.assert_array_equal(faces[number], np.asarray(crop))
+
+
 # --- kinds of images
 
 
