@@ -37,6 +37,10 @@ def calm_start():
 with calm_start():
     import tensorflow.compat.v1 as tf
 
+    # TensorFlow 2.18 has something to say at the first run, too. Without a GPU: that is for the real session.
+    with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
+        session.run(tf.constant(0))
+
 tf.logging.set_verbosity(tf.logging.ERROR)
 
 BATCH_NORM_EPSILON = 1e-3  # this and the momentum are those of tf.layers, which the article used

@@ -182,6 +182,22 @@ def go_back(run_dir: Path, step):
         temporary.write_text(''.join(','.join(row) + '\n' for row in [LOG_COLUMNS, *rows]))
 
 
+def open_run(run_dir: Path, settings, faces):
+    """Make the directories of a run, and write run.json, with all it takes to go on with it."""
+    import dcgan
+
+    for folder in ('checkpoints', 'samples'):
+        (run_dir / folder).mkdir(parents=True, exist_ok=True)
+    run = {
+        'settings': settings,
+        'images': len(faces),
+        'data_digest': helper.digest(faces),
+        'versions': {'python': platform.python_version(), 'tensorflow': dcgan.tf.__version__, 'numpy': np.__version__},
+    }
+    with helper.replacing(run_dir / 'run.json') as temporary:
+        temporary.write_text(json.dumps(run, indent=2) + '\n')
+
+
 def devices() -> str:
     """A line that says which devices TensorFlow sees."""
     import dcgan
@@ -317,6 +333,7 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(generate.open_session(built.graph))
         step = start_session(session, built, checkpoint)
+        open_run(run_dir, settings, faces)
         go_back(run_dir, step)
         file = stack.enter_context(open(log, 'a', newline=''))
         rows = csv.writer(file, lineterminator='\n')
@@ -394,18 +411,6 @@ def main():
     if checkpoint and int(checkpoint.name.split('-')[1]) >= last_step:
         raise cli.UserError(f'{checkpoint} has all of {last_step} steps: to go on, raise --epochs or --steps')
     run_dir = run_dir or generate.unused(Path('runs') / f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}')
-    for folder in ('checkpoints', 'samples'):
-        (run_dir / folder).mkdir(parents=True, exist_ok=True)
-    import dcgan
-
-    run = {
-        'settings': settings,
-        'images': len(faces),
-        'data_digest': helper.digest(faces),
-        'versions': {'python': platform.python_version(), 'tensorflow': dcgan.tf.__version__, 'numpy': np.__version__},
-    }
-    with helper.replacing(run_dir / 'run.json') as temporary:
-        temporary.write_text(json.dumps(run, indent=2) + '\n')
     print(f'Run: {run_dir}\nFaces: {len(faces)}\n{devices()}')
     train(settings, faces, run_dir, checkpoint)
 
