@@ -116,7 +116,12 @@ def batch_norm(x, training, momentum=BATCH_NORM_MOMENTUM, scope='batch_norm'):
 def network(system: System, layers: tuple[Layer, ...], x, training, momentum=BATCH_NORM_MOMENTUM):
     """Stack `layers` on `x`, each under a scope of its own: layer1, layer2, ..."""
     convolutions = {'conv2d': conv2d, 'conv2d_transpose': conv2d_transpose}
-    activations = {'leaky_relu': lambda x: tf.nn.leaky_relu(x, system.leaky_slope), 'tanh': tf.tanh, None: tf.identity}
+    activations = {
+        # As the article writes it; after a bias, tf.nn.leaky_relu makes TensorFlow 2.18 to 2.20 log an error.
+        'leaky_relu': lambda x: tf.maximum(system.leaky_slope * x, x),
+        'tanh': tf.tanh,
+        None: tf.identity,
+    }
     for number, layer in enumerate(layers, 1):
         with tf.variable_scope(f'layer{number}'):
             if layer.kind == 'dense':
