@@ -123,7 +123,6 @@ def load_demo(data_dir) -> np.ndarray:
     size = SYSTEMS[read_run(PRETRAINED)['settings']['system']].image_size
     prepared = Path(data_dir) / f'demo-{size}-{helper.fingerprint(PRETRAINED, DEMO_FACES)}.npy'
     if not prepared.exists():
-        prepared.parent.mkdir(parents=True, exist_ok=True)
         faces = tqdm(
             draw_faces(PRETRAINED, DEMO_FACES, seed=0),
             desc='Drawing the demo faces',

@@ -228,7 +228,6 @@ def load_faces(source, image_size, cache_dir) -> np.ndarray:
         )
     prepared = Path(cache_dir) / f'{source.stem}-{image_size}-{fingerprint(source, image_size)}.npy'
     if not prepared.exists():
-        prepared.parent.mkdir(parents=True, exist_ok=True)
         with open_source(source) as (names, read):
             if not names:
                 raise DataError(f'{source}: no images in it ({" ".join(sorted(IMAGE_SUFFIXES))})')
@@ -278,6 +277,7 @@ def save_faces(path: Path, image_size, most, blocks):
         shape = (count, image_size, image_size, 3)
         np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, open(temporary, 'wb') as file:
         header(most)
         count = 0
