@@ -1,12 +1,17 @@
 import hashlib
 import http.server
 import io
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 import zipfile
 
 import numpy as np
 import pytest
-from conftest import celeb_a, encode
+from conftest import ROOT, celeb_a, encode
 from PIL import Image
 
 import helper
@@ -43,13 +48,38 @@ def test_crop_of_any_other_image_is_the_central_square(tmp_path, width, height):
     np.testing.assert_array_equal(face, pixels[top : top + side, left : left + side])
 
 
-def test_crop_of_real_full_size_faces_is_the_published_one():
+def published_crop(image):
+    return np.asarray(image.crop((35, 55, 143, 163)).resize((28, 28), Image.Resampling.BILINEAR))
+
+
+def test_crop_of_real_full_size_faces_is_the_published_one(tmp_path):
     files = sorted(celeb_a('CELEBA_FULL_SIZE').glob('*.jpg'))
     assert len(files) == 10
+    differences = []
     for file in files:
         with Image.open(file) as image:
-            published = image.crop((35, 55, 143, 163)).resize((28, 28), Image.Resampling.BILINEAR)
-        np.testing.assert_array_equal(helper.get_image(file, 28, 28), np.asarray(published))
+            published = published_crop(image)
+            image.save(tmp_path / 'whole.png')
+        np.testing.assert_array_equal(helper.get_image(tmp_path / 'whole.png', 28, 28), published)
+        differences.append(helper.get_image(file, 28, 28).astype(int) - published)  # decoded at half the size
+    differences = np.abs(differences)
+    assert 0 < differences.mean() < 1 and (differences > 8).mean() < 0.01
+
+
+def test_a_jpeg_decoded_at_reduced_size_shows_the_same_crop(tmp_path):
+    rng = np.random.default_rng(0)
+    for width, height in ((178, 218), (181, 222), (1000, 700), (700, 1001), (267, 327)):
+        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        picture = small.resize((width, height), Image.Resampling.BICUBIC)
+        for exif_rotation in (1, 6):
+            exif = Image.Exif()
+            exif[0x0112] = exif_rotation
+            picture.save(tmp_path / 'image.jpg', quality=100, subsampling=0, exif=exif)
+            picture.save(tmp_path / 'image.png', exif=exif)
+            reduced, whole = (
+                helper.get_image(tmp_path / f'image.{kind}', 28, 28).astype(int) for kind in ('jpg', 'png')
+            )
+            assert np.abs(reduced - whole).mean() < 2, (width, height, exif_rotation)
 
 
 def test_real_archive_becomes_its_published_crops(tmp_path):
@@ -145,6 +175,49 @@ def test_changed_source_or_size_makes_a_new_array(tmp_path):
     assert helper.load_faces(source, 64, tmp_path / 'cache').shape == (2, 64, 64, 3)
 
 
+def test_many_images_are_decoded_by_several_processes_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(helper.os, 'cpu_count', lambda: 2)
+    monkeypatch.setattr(helper, 'LEAST_CHUNKS', 2)
+    monkeypatch.setattr(helper, 'CHUNK', 8)
+    archive = write_archive(tmp_path / 'faces.zip', 200, 2)
+    assert helper.load_faces(archive, 28, tmp_path)[:, 0, 0, 0].tolist() == list(range(200))
+    assert '2 of 202 images' in capsys.readouterr().err
+
+
+def test_a_killed_decoding_process_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(helper, 'LEAST_CHUNKS', 1)
+    monkeypatch.setattr(helper.os, 'cpu_count', lambda: 2)
+    monkeypatch.setattr(helper, 'decode_in_worker', kill_oneself)
+    with pytest.raises(helper.DataError, match='was killed'):
+        helper.load_faces(write_archive(tmp_path / 'faces.zip', 20, 0), 28, tmp_path)
+    assert files(tmp_path) == ['faces.zip']
+
+
+def test_decoding_processes_end_with_the_one_that_started_them(tmp_path):
+    code = (
+        'import sys, time, multiprocessing, helper\n'
+        'from concurrent.futures import ProcessPoolExecutor\n'
+        'if __name__ == "__main__":\n'
+        '    spawn = multiprocessing.get_context("spawn")\n'
+        '    pool = ProcessPoolExecutor(1, spawn, helper.begin_worker)\n'
+        '    print(pool.submit(helper.os.getpid).result(), flush=True)\n'
+        '    time.sleep(60)\n'
+    )
+    (tmp_path / 'parent.py').write_text(code)
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / 'parent.py'], env=os.environ | {'PYTHONPATH': str(ROOT)}, stdout=subprocess.PIPE
+    )
+    worker = int(parent.stdout.readline())
+    os.kill(worker, 0)  # it is there
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 20
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.kill(worker, 0)
+            time.sleep(0.05)
+
+
 def test_interrupted_preparation_leaves_nothing(tmp_path, pictures, monkeypatch):
     def interrupted(*_):
         yield np.zeros((7, 28, 28, 3), np.uint8)
@@ -156,6 +229,10 @@ def test_interrupted_preparation_leaves_nothing(tmp_path, pictures, monkeypatch)
             helper.load_faces(pictures, 28, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert len(helper.load_faces(pictures, 28, tmp_path)) == 40
+
+
+def kill_oneself(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def write_archive(path, good, bad):
@@ -192,11 +269,11 @@ def test_source_without_images_or_not_there_is_an_error(tmp_path):
 # --- batches and grids
 
 
-def test_batches_are_float32_from_minus_half_to_half():
+def test_a_batch_is_the_faces_as_they_are_stored():
     faces = np.array([0, 51, 255], np.uint8).reshape(3, 1, 1, 1) * np.ones((1, 2, 2, 3), np.uint8)
-    batch = helper.get_batch(faces, [0, 1, 2])
-    assert batch.dtype == np.float32 and batch.shape == (3, 2, 2, 3)
-    np.testing.assert_allclose(batch[:, 0, 0, 0], [-0.5, 51 / 255 - 0.5, 0.5], rtol=1e-6)
+    batch = helper.get_batch(faces, [2, 0, 1])
+    assert batch.dtype == np.uint8 and batch.shape == (3, 2, 2, 3)
+    assert batch[:, 0, 0, 0].tolist() == [255, 0, 51]
 
 
 def test_an_epoch_shows_every_face_once_in_an_order_of_seed_and_epoch():
@@ -205,7 +282,7 @@ def test_an_epoch_shows_every_face_once_in_an_order_of_seed_and_epoch():
     def order(seed, epoch, start=0):
         batches = list(helper.get_batches(faces, 8, seed, epoch, start))
         assert all(len(batch) == 8 for batch in batches)
-        return [int(value) for batch in batches for value in np.rint((batch[:, 0, 0, 0] + 0.5) * 255)]
+        return [int(value) for batch in batches for value in batch[:, 0, 0, 0]]
 
     assert len(order(0, 0)) == len(set(order(0, 0))) == 96
     assert order(0, 0) == order(0, 0)
@@ -217,7 +294,7 @@ def test_an_epoch_shows_every_face_once_in_an_order_of_seed_and_epoch():
 def test_grid_runs_left_to_right_with_a_fixed_scale():
     values = np.array([-0.5, -0.25, 0.0, 0.5, 0.9], np.float32)
     images = values.reshape(5, 1, 1, 1) * np.ones((1, 2, 2, 3), np.float32)
-    grid = np.asarray(helper.images_square_grid(images))
+    grid = np.asarray(helper.images_square_grid(images, (-0.5, 0.5)))
     assert grid.shape == (4, 6, 3)  # 3 columns, 2 rows
     assert grid[0, ::2, 0].tolist() == [0, 64, 128] and grid[2, ::2, 0].tolist() == [255, 255, 0]
     generated = np.asarray(helper.images_square_grid(images, (-1, 1)))
