@@ -7,7 +7,7 @@ RUN     = $(VENV)/bin/python
 STAMP   = $(VENV)/installed
 TRAIN   = --data demo --epochs 5 --batch-size 32
 
-.PHONY: help train faces test lint lock
+.PHONY: help train faces test lint bench lock
 
 help:  ## say what there is to make
 	@sed -n 's/^\([a-z]*\):.*##/make \1  /p' Makefile
@@ -24,6 +24,9 @@ test: $(STAMP)  ## run the tests
 lint: $(STAMP)  ## check style and format
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+bench: $(STAMP)  ## measure the speed: half an hour on 2 cores
+	$(RUN) benchmarks/speed.py
 
 PIP_COMPILE = $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 \
 	--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock"

@@ -11,7 +11,7 @@ import math
 import os
 from typing import NamedTuple
 
-from systems import Layer, System
+from systems import PRECISIONS, Layer, System
 
 
 @contextlib.contextmanager
@@ -43,6 +43,8 @@ with calm_start():
 
 tf.logging.set_verbosity(tf.logging.ERROR)
 
+# On a CPU the gradient of kernels over this many channels is faster as matrix products; on a GPU it never is.
+TAP_CHANNELS = math.inf if tf.config.list_physical_devices('GPU') else 64
 BATCH_NORM_EPSILON = 1e-3  # this and the momentum are those of tf.layers, which the article used
 BATCH_NORM_MOMENTUM = 0.99
 
@@ -57,38 +59,118 @@ class Losses(NamedTuple):
     fake: tf.Tensor  # (N, H, W, 3) in -1..1
 
 
-def weights(shape, stddev):
-    """The variable `kernel` of the current scope, N(0, stddev) at first."""
-    return tf.get_variable('kernel', shape, initializer=tf.random_normal_initializer(stddev=stddev))
+def weights(shape, stddev, dtype):
+    """The variable `kernel` of the current scope, float32 and N(0, stddev) at first, as a tensor of `dtype`."""
+    return tf.cast(tf.get_variable('kernel', shape, initializer=tf.random_normal_initializer(stddev=stddev)), dtype)
 
 
 def dense(x, shape, stddev, scope='dense'):
     """Fully connected layer, (N, ...) to (N, *shape); a bias is a function of its own."""
     with tf.variable_scope(scope):
         x = tf.reshape(x, [-1, x.shape[1:].num_elements()])
-        x = tf.matmul(x, weights([x.shape[1], math.prod(shape)], stddev))
+        x = tf.matmul(x, weights([x.shape[1], math.prod(shape)], stddev, x.dtype))
         return tf.reshape(x, [-1, *shape])
 
 
 def conv2d(x, channels, kernel, stride, padding, stddev, scope='conv2d'):
     """Convolution of (N, H, W, C) with square kernels; H and W shrink by the stride."""
     with tf.variable_scope(scope):
-        kernels = weights([kernel, kernel, x.shape[-1], channels], stddev)
-        return tf.nn.conv2d(x, kernels, strides=stride, padding=padding)
+        kernels = weights([kernel, kernel, x.shape[-1], channels], stddev, x.dtype)
+        return convolution(x, kernels, stride, padding)
 
 
 def conv2d_transpose(x, channels, kernel, stride, padding, stddev, scope='conv2d_transpose'):
     """Transposed convolution: a side becomes side * stride ('SAME') or (side - 1) * stride + kernel ('VALID')."""
     with tf.variable_scope(scope):
-        kernels = weights([kernel, kernel, channels, x.shape[-1]], stddev)
+        kernels = weights([kernel, kernel, channels, x.shape[-1]], stddev, x.dtype)
         grow = {'SAME': lambda side: side * stride, 'VALID': lambda side: (side - 1) * stride + kernel}[padding]
-        shape = [tf.shape(x)[0], grow(x.shape[1]), grow(x.shape[2]), channels]
-        return tf.nn.conv2d_transpose(x, kernels, shape, strides=stride, padding=padding)
+        return transposed_convolution(x, kernels, grow(x.shape[1]), stride, padding)
+
+
+def convolution(x, kernels, stride, padding):
+    """`tf.nn.conv2d`, with the gradient of `kernel_gradient`."""
+
+    @tf.custom_gradient
+    def convolve(x, kernels):
+        def gradient(dy):
+            dx = tf.nn.conv2d_transpose(dy, kernels, tf.shape(x), stride, padding)
+            return dx, kernel_gradient(x, dy, kernels.shape, stride, padding)
+
+        return tf.nn.conv2d(x, kernels, stride, padding), gradient
+
+    return convolve(x, kernels)
+
+
+def transposed_convolution(x, kernels, side, stride, padding):
+    """`tf.nn.conv2d_transpose` to (N, side, side, C), in the form that is fast for the size of `x`."""
+    kernel, channels = kernels.shape[1:3]
+    if x.shape[1] < kernel:  # what each pixel of x adds to the image: one matrix product for all
+        pixels = [(row, column) for row in range(x.shape[1]) for column in range(x.shape[2])]
+        added = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), tf.reshape(kernels, [-1, x.shape[-1]]), transpose_b=True)
+        added = tf.unstack(tf.reshape(added, [-1, len(pixels), kernel, kernel, channels]), axis=1)
+        whole = (x.shape[1] - 1) * stride + kernel
+        around = [[[stride * n, whole - kernel - stride * n] for n in pixel] for pixel in pixels]
+        y = tf.add_n([tf.pad(part, [[0, 0], *pad, [0, 0]]) for part, pad in zip(added, around, strict=True)])
+        first = (whole - side) // 2
+        return y[:, first : first + side, first : first + side]
+
+    @tf.custom_gradient
+    def convolve(x, kernels):
+        def gradient(dy):
+            dx = tf.nn.conv2d(dy, kernels, stride, padding)
+            return dx, kernel_gradient(dy, x, kernels.shape, stride, padding)
+
+        shape = [tf.shape(x)[0], side, side, channels]
+        return tf.nn.conv2d_transpose(x, kernels, shape, stride, padding), gradient
+
+    return convolve(x, kernels)
+
+
+def kernel_gradient(large, small, shape, stride, padding):
+    """Gradient of convolution kernels, `shape` (k, k, C, D).
+
+    large: what the kernels slide over (N, H, H, C). small: the same pass at their other end (N, h, h, D).
+    One of them is the gradient of the convolution's result, the other its input.
+
+    A pixel of a kernel, a tap, meets a part of `large` and a part of `small`, and its gradient is one matrix
+    product of the two. That leaves out the padding, a third of the work where 5x5 kernels slide over 7x7, and
+    runs several times faster in bfloat16 than TensorFlow's own.
+    """
+    side, positions, kernel = large.shape[1], small.shape[1], shape[0]
+    if large.shape[-1] < TAP_CHANNELS or side % stride:
+        return tf.nn.conv2d_backprop_filter(large, shape, small, [1, stride, stride, 1], padding)
+    before = max((positions - 1) * stride + kernel - side, 0) // 2 if padding == 'SAME' else 0
+    # The batch after rows and columns, and each phase of the stride by itself: so the parts are slices.
+    large = tf.reshape(large, [-1, side // stride, stride, side // stride, stride, shape[2]])
+    phases = [tf.unstack(rows) for rows in tf.unstack(tf.transpose(large, [2, 4, 1, 3, 0, 5]))]
+    small = tf.transpose(small, [1, 2, 0, 3])
+
+    def meet(tap):
+        shift, phase = divmod(tap - before, stride)
+        first, end = max(0, -shift), min(positions, side // stride - shift)
+        return phase, slice(first + shift, end + shift), slice(first, end)
+
+    columns = [
+        ([rows[phase][:, of_large] for rows in phases], small[:, of_small])
+        for phase, of_large, of_small in map(meet, range(kernel))
+    ]
+    taps = [
+        tf.matmul(
+            tf.reshape(of_columns[phase][of_large], [-1, shape[2]]),
+            tf.reshape(some[of_small], [-1, shape[3]]),
+            transpose_a=True,
+        )
+        for phase, of_large, of_small in map(meet, range(kernel))
+        for of_columns, some in columns
+    ]
+    return tf.reshape(tf.stack(taps), shape)
 
 
 def bias(x, scope='bias'):
     """Add one learned number a channel, 0 at first."""
-    return tf.nn.bias_add(x, tf.get_variable(scope, [x.shape[-1]], initializer=tf.zeros_initializer()))
+    return tf.nn.bias_add(
+        x, tf.cast(tf.get_variable(scope, [x.shape[-1]], initializer=tf.zeros_initializer()), x.dtype)
+    )
 
 
 def batch_norm(x, training, momentum=BATCH_NORM_MOMENTUM, scope='batch_norm'):
@@ -114,14 +196,10 @@ def batch_norm(x, training, momentum=BATCH_NORM_MOMENTUM, scope='batch_norm'):
 
 
 def network(system: System, layers: tuple[Layer, ...], x, training, momentum=BATCH_NORM_MOMENTUM):
-    """Stack `layers` on `x`, each under a scope of its own: layer1, layer2, ..."""
+    """Stack `layers` on `x`, each under a scope of its own: layer1, layer2, ... Float32 comes out of the last."""
     convolutions = {'conv2d': conv2d, 'conv2d_transpose': conv2d_transpose}
-    activations = {
-        # As the article writes it; after a bias, tf.nn.leaky_relu makes TensorFlow 2.18 to 2.20 log an error.
-        'leaky_relu': lambda x: tf.maximum(system.leaky_slope * x, x),
-        'tanh': tf.tanh,
-        None: tf.identity,
-    }
+    activations = {'leaky_relu': lambda x: tf.nn.leaky_relu(x, system.leaky_slope), 'tanh': tf.tanh, None: tf.identity}
+    x = tf.cast(x, PRECISIONS[system.precision])
     for number, layer in enumerate(layers, 1):
         with tf.variable_scope(f'layer{number}'):
             if layer.kind == 'dense':
@@ -130,14 +208,16 @@ def network(system: System, layers: tuple[Layer, ...], x, training, momentum=BAT
                 x = convolutions[layer.kind](
                     x, layer.output, layer.kernel, layer.stride, layer.padding, system.weight_stddev
                 )
+            if number == len(layers):
+                x = tf.cast(x, tf.float32)
             x = batch_norm(x, training, momentum) if layer.batch_norm else bias(x)
             x = activations[layer.activation](x)
     return x
 
 
 def model_inputs(image_width, image_height, image_channels, z_dim):
-    """Placeholders: real images (N, H, W, C) in -0.5..0.5, latents (N, z_dim), the learning rate (a scalar)."""
-    input_real = tf.placeholder(tf.float32, [None, image_height, image_width, image_channels], 'input_real')
+    """Placeholders: real images uint8 (N, H, W, C), latents (N, z_dim), the learning rate (a scalar)."""
+    input_real = tf.placeholder(tf.uint8, [None, image_height, image_width, image_channels], 'input_real')
     input_z = tf.placeholder(tf.float32, [None, z_dim], 'input_z')
     learning_rate = tf.placeholder(tf.float32, [], 'learning_rate')
     return input_real, input_z, learning_rate
@@ -176,7 +256,8 @@ def model_loss(system: System, input_real, input_z):
     wants its images to get the label of real ones.
     """
     fake = generator(system, input_z)
-    real_logits = discriminator(system, input_real * 2)
+    real = tf.cast(input_real, tf.float32) / 255 - 0.5  # the article's range
+    real_logits = discriminator(system, real * 2)  # the generator's
     fake_logits = discriminator(system, fake, reuse=True)
     return Losses(
         d_loss=cross_entropy(real_logits, system.label_smoothing) + cross_entropy(fake_logits, 0.0),

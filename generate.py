@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
-from tqdm import tqdm
 
 import cli
 import helper
@@ -74,6 +73,8 @@ def open_session(graph=None):
 
     config = dcgan.tf.ConfigProto()
     config.gpu_options.allow_growth = True
+    # TensorFlow 2.18 to 2.20 log an error when they try to make one operation of a bias and a leaky ReLU.
+    config.graph_options.rewrite_options.remapping = config.graph_options.rewrite_options.OFF
     return dcgan.tf.Session(graph=graph, config=config)
 
 
@@ -123,12 +124,11 @@ def load_demo(data_dir) -> np.ndarray:
     size = SYSTEMS[read_run(PRETRAINED)['settings']['system']].image_size
     prepared = Path(data_dir) / f'demo-{size}-{helper.fingerprint(PRETRAINED, DEMO_FACES)}.npy'
     if not prepared.exists():
-        faces = tqdm(
-            draw_faces(PRETRAINED, DEMO_FACES, seed=0),
+        faces = helper.progress(
+            iterable=draw_faces(PRETRAINED, DEMO_FACES, seed=0),
             desc='Drawing the demo faces',
             total=math.ceil(DEMO_FACES / CHUNK),
             unit=' chunks',
-            disable=None,
         )
         helper.save_faces(prepared, size, DEMO_FACES, faces)
     return np.load(prepared, mmap_mode='r')
@@ -196,13 +196,13 @@ def main():
         raise cli.UserError(f'{out} is not empty: name another folder with --out')
     faces = itertools.chain.from_iterable(draw_faces(args.checkpoint, args.count, args.seed))
     in_grid = []
-    for number, face in enumerate(tqdm(faces, total=args.count, unit=' faces', disable=None)):
+    for number, face in enumerate(helper.progress(iterable=faces, total=args.count, unit=' faces')):
         if number == 0:  # not before: a checkpoint that cannot be used leaves no folder
             out.mkdir(parents=True, exist_ok=True)
         enlarge(face, args.scale).save(out / f'face-{number:05}.png')
         if number < GRID_FACES:
             in_grid.append(label(face, number, min(max(args.scale, GRID_SCALE[0]), GRID_SCALE[1])))
-    helper.images_square_grid(in_grid, (0, 255)).save(out / 'grid.png')
+    helper.images_square_grid(in_grid).save(out / 'grid.png')
     print(f'{args.count} faces: {out}/face-*.png\nSide by side: {out / "grid.png"}')
 
 

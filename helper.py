@@ -22,7 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 CELEB_A = 'img_align_celeba.zip'
 CELEB_A_SIZE = 1_443_490_838  # bytes
@@ -199,14 +199,12 @@ def get_image(image_path, width, height) -> np.ndarray:
     at 28x28, that moves a value of 0..255 by 0.9 on average.
     """
     with Image.open(image_path) as image:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            ImageOps.exif_transpose(image, in_place=True)  # decodes it whole, as it is
         whole = image.size
         least = min(whole) * FACE_SIDE / ALIGNED_WIDTH  # no crop is smaller
         reduced = image.draft(None, [math.ceil(length * max(width, height) / least) for length in whole])
         scale = reduced[1][2] / whole[0] if reduced else 1
-        decoded = image.size
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.size != decoded:  # turned by 90 degrees
-            whole = whole[::-1]
         side = min(whole)
         if whole[1] == round(whole[0] * ALIGNED_HEIGHT / ALIGNED_WIDTH):
             side = max(1, round(whole[0] * FACE_SIDE / ALIGNED_WIDTH))

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 # Discriminator first and then the generator against it, or both gradients at the same point.
 UPDATE_ORDERS = ('alternating', 'simultaneous')
+# What layers compute in. Weights, losses, batch norm statistics and Adam are float32 in both.
+PRECISIONS = {'fp32': 'float32', 'bf16': 'bfloat16'}
 
 
 class Layer(NamedTuple):
@@ -37,6 +39,7 @@ class System(NamedTuple):
     learning_rate: float
     beta1: float
     update_order: str  # one of UPDATE_ORDERS
+    precision: str  # one of PRECISIONS
     ema: float  # decay of the averaged generator that samples are drawn from; 0: none
     batch_size: int
     epochs: int
@@ -67,6 +70,7 @@ SYSTEMS = {
         learning_rate=2e-4,
         beta1=0.5,
         update_order='alternating',
+        precision='fp32',
         ema=0.999,  # ours (Yaz et al., 2019, arXiv:1806.04498): steadier, sharper samples for nothing
         batch_size=16,
         epochs=2,

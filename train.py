@@ -17,16 +17,16 @@ import signal
 import statistics
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 import cli
 import generate
 import helper
-from systems import SYSTEMS, UPDATE_ORDERS, System
+from systems import PRECISIONS, SYSTEMS, UPDATE_ORDERS, System
 
 SAMPLES = 64  # faces in a grid
 STATISTICS_BATCH = 512  # faces that the batch norm statistics of the samples are taken from
@@ -34,7 +34,7 @@ LAST_CHECKPOINTS = 3
 LONG_TERM_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
 LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second')
 # Values of the system that flags may override. A resumed run cannot: it would be another run.
-OVERRIDES = ('batch_size', 'learning_rate', 'beta1', 'label_smoothing', 'update_order', 'ema')
+OVERRIDES = ('batch_size', 'learning_rate', 'beta1', 'label_smoothing', 'update_order', 'ema', 'precision')
 
 
 def parse_arguments():
@@ -52,6 +52,8 @@ def parse_arguments():
     add('--label-smoothing', type=cli.number(float, 0.5, 1), help='the label of a real image')
     add('--update-order', choices=UPDATE_ORDERS, help='discriminator first, or both at the same point')
     add('--ema', type=cli.number(float, 0, 0.999999), help="decay of the averaged generator's weights, 0: none")
+    add('--precision', choices=PRECISIONS, help='what layers compute in; weights are float32 in both (fp32)')
+    add('--xla', action='store_true', default=None, help='compile the training step with XLA')
     add('--seed', type=cli.number(int, 0, 2**31 - 1), help='decides weights, order and latents (0)')
     add('--run-dir', type=Path, help='directory of the run (runs/SYSTEM-DATE-TIME)')
     add('--resume', nargs='?', const='newest', metavar='STEP', help='go on from the newest checkpoint, or that of STEP')
@@ -78,7 +80,7 @@ def choose_settings(args, saved=None) -> dict:
     system = (saved or given).get('system', 'oreilly')
     settings = {'system': system, 'data': 'celeba', 'data_dir': 'data', 'steps': None}
     settings |= {name: getattr(SYSTEMS[system], name) for name in ('epochs', 'sample_every', *OVERRIDES)}
-    settings |= {'seed': 0, 'checkpoint_every': 1000, 'keep_every': None}
+    settings |= {'seed': 0, 'checkpoint_every': 1000, 'keep_every': None, 'xla': False}
     if saved is not None:
         if saved.keys() != settings.keys():
             raise cli.UserError('the settings in run.json are of another version: this run cannot be resumed')
@@ -225,7 +227,7 @@ class Graph(NamedTuple):
     saver: Any
 
 
-def build_graph(system: System, seed) -> Graph:
+def build_graph(system: System, seed, xla=False) -> Graph:
     """Build everything that a run needs, once, and close the graph, so that nothing can make it grow."""
     import dcgan
 
@@ -234,10 +236,12 @@ def build_graph(system: System, seed) -> Graph:
         tf.set_random_seed(seed)
         size = system.image_size
         input_real, input_z, learning_rate = dcgan.model_inputs(size, size, 3, system.latent_size)
-        losses = dcgan.model_loss(system, input_real, input_z)
         step = tf.train.get_or_create_global_step()
         ema = tf.train.ExponentialMovingAverage(system.ema, step) if system.ema else None
-        train_opt = dcgan.model_opt(system, losses, learning_rate, ema)
+        with tf.xla.experimental.jit_scope(compile_ops=xla):
+            losses = dcgan.model_loss(system, input_real, input_z)
+            train_opt = dcgan.model_opt(system, losses, learning_rate, ema)
+        system = system._replace(precision='fp32')  # for what the training only shows
         built = Graph(
             graph=graph,
             input_real=input_real,
@@ -258,12 +262,24 @@ def build_graph(system: System, seed) -> Graph:
     return built
 
 
-def batches(faces, batch_size, seed, step):
-    """Yield the batches of all epochs without end, from the one that follows `step` on."""
-    epoch_steps = len(faces) // batch_size
+def batches(system: System, faces, seed, step):
+    """Yield the batches and latents of the steps that follow `step`, without end."""
+    epoch_steps = len(faces) // system.batch_size
     for epoch in itertools.count(step // epoch_steps):
-        yield from helper.get_batches(faces, batch_size, seed, epoch, start=step % epoch_steps)
-        step = 0
+        for images in helper.get_batches(faces, system.batch_size, seed, epoch, start=step % epoch_steps):
+            latents = generate.draw_latents(system, np.random.default_rng((1, seed, step)), system.batch_size)
+            yield images, latents
+            step += 1
+
+
+def prefetch(items):
+    """Yield what the iterator `items` yields; the next item is made while the last is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        item = thread.submit(next, items)
+        while True:
+            ready = item.result()
+            item = thread.submit(next, items)
+            yield ready
 
 
 def start_session(session, built: Graph, checkpoint: Path | None) -> int:
@@ -329,7 +345,7 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
     statistics_z = generate.draw_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)
     checkpoints, log = run_dir / 'checkpoints', run_dir / 'log.csv'
     stop = stop_on_signals()
-    built = build_graph(system, seed)
+    built = build_graph(system, seed, settings['xla'])
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(generate.open_session(built.graph))
         step = start_session(session, built, checkpoint)
@@ -339,11 +355,11 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
         rows = csv.writer(file, lineterminator='\n')
         events = stack.enter_context(tf.summary.FileWriter(str(run_dir), filename_suffix=f'.from-step-{step}'))
         events.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)  # hides what came after it
-        bar = stack.enter_context(tqdm(total=last_step, initial=step, unit=' steps', disable=None))
+        bar = stack.enter_context(helper.progress(total=last_step, initial=step, unit=' steps'))
         recent = []
         began = time.perf_counter()
-        for images in itertools.islice(batches(faces, batch_size, seed, step), last_step - step):
-            latents = generate.draw_latents(system, np.random.default_rng((1, seed, step)), batch_size)
+        ready = stack.enter_context(contextlib.closing(prefetch(batches(system, faces, seed, step))))
+        for images, latents in itertools.islice(ready, last_step - step):
             feed = {built.input_real: images, built.input_z: latents, built.learning_rate: system.learning_rate}
             _, *scalars = session.run([built.train_opt, *built.losses[:4]], feed)
             step += 1

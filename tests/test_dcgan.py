@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from tensorflow.python.framework import kernels as kernels_of
 
 import dcgan
 from dcgan import tf
-from systems import SYSTEMS, UPDATE_ORDERS, Layer
+from systems import PRECISIONS, SYSTEMS, UPDATE_ORDERS, Layer
 
 OREILLY = SYSTEMS['oreilly']
 # The same kinds of layers, small enough to be quick.
@@ -39,6 +40,10 @@ def evaluate(*tensors, feed=None):
         return session.run(tensors, feed)
 
 
+def images(count):
+    return RNG.integers(0, 256, (count, 28, 28, 3), dtype=np.uint8)
+
+
 def normal(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
@@ -58,7 +63,7 @@ def test_convolution_shapes(padding, shape):
     assert y.shape == shape
 
 
-@pytest.mark.parametrize('side, padding, side_out', [(2, 'VALID', 7), (7, 'SAME', 14), (14, 'SAME', 28)])
+@pytest.mark.parametrize('side, padding, side_out', [(2, 'VALID', 7), (4, 'SAME', 8), (7, 'SAME', 14)])
 def test_transposed_convolution_scatters_the_kernel_at_every_stride(side, padding, side_out):
     x = normal(2, side, side, 3)
     y, kernel = evaluate(dcgan.conv2d_transpose(tf.constant(x), 4, 5, 2, padding, 1.0), *tf.global_variables())
@@ -69,6 +74,43 @@ def test_transposed_convolution_scatters_the_kernel_at_every_stride(side, paddin
             whole[:, 2 * i : 2 * i + 5, 2 * j : 2 * j + 5] += np.einsum('nc,hwkc->nhwk', x[:, i, j], kernel)
     cut = (2 * side + 3 - side_out) // 2  # 'SAME' cuts 3 rows off: 1 before, 2 behind
     np.testing.assert_allclose(y, whole[:, cut : cut + side_out, cut : cut + side_out], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    'side, kernel, stride, padding',
+    [
+        (7, 5, 1, 'SAME'),
+        (14, 5, 2, 'SAME'),
+        (8, 4, 2, 'SAME'),
+        (8, 3, 1, 'VALID'),
+        (8, 4, 2, 'VALID'),
+        (7, 5, 2, 'VALID'),
+    ],
+)
+def test_gradient_of_kernels_is_that_of_tensorflow(monkeypatch, side, kernel, stride, padding):
+    monkeypatch.setattr(dcgan, 'TAP_CHANNELS', 1)
+    large, kernels = tf.constant(normal(3, side, side, 4)), tf.constant(normal(kernel, kernel, 4, 6))
+    result = tf.nn.conv2d(large, kernels, stride, padding)
+    small = tf.constant(normal(3, *result.shape[1:]))
+    (expected,) = tf.gradients(result, kernels, small)
+    ours, expected = evaluate(dcgan.kernel_gradient(large, small, kernels.shape, stride, padding), expected)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('layer', ['convolution', 'transposed_convolution', 'small transposed_convolution'])
+def test_gradients_of_convolutions_are_those_of_tensorflow(monkeypatch, layer):
+    monkeypatch.setattr(dcgan, 'TAP_CHANNELS', 1)
+    side = 4 if 'small' in layer else 8
+    x, kernels = tf.constant(normal(3, side, side, 4)), tf.constant(normal(5, 5, 6, 4))
+    if layer == 'convolution':
+        kernels = tf.transpose(kernels, [0, 1, 3, 2])
+        ours, plain = dcgan.convolution(x, kernels, 2, 'SAME'), tf.nn.conv2d(x, kernels, 2, 'SAME')
+    else:
+        ours = dcgan.transposed_convolution(x, kernels, 2 * side, 2, 'SAME')
+        plain = tf.nn.conv2d_transpose(x, kernels, [3, 2 * side, 2 * side, 6], 2, 'SAME')
+    gradients = [[y, *tf.gradients(tf.sin(y), [x, kernels])] for y in (ours, plain)]
+    for ours, expected in zip(*evaluate(*gradients), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_batch_norm_in_training_uses_the_batch_and_updates_the_averages():
@@ -138,9 +180,10 @@ def test_generated_images_fill_the_range_of_tanh():
 def test_losses_are_smoothed_cross_entropies():
     real, z, _ = dcgan.model_inputs(28, 28, 3, SMALL.latent_size)
     losses = dcgan.model_loss(SMALL, real, z)
+    in_range = tf.cast(real, tf.float32) / 127.5 - 1
     with tf.variable_scope('', reuse=True):
-        logits = dcgan.discriminator(SMALL, real * 2, reuse=True), dcgan.discriminator(SMALL, losses.fake, reuse=True)
-    feed = {real: RNG.random((8, 28, 28, 3)) - 0.5, z: normal(8, 6)}
+        logits = dcgan.discriminator(SMALL, in_range, reuse=True), dcgan.discriminator(SMALL, losses.fake, reuse=True)
+    feed = {real: images(8), z: normal(8, 6)}
     (d_loss, g_loss, d_real, d_fake, _), (real_logits, fake_logits) = evaluate(losses, logits, feed=feed)
 
     def cross_entropy(logits, label):
@@ -153,11 +196,12 @@ def test_losses_are_smoothed_cross_entropies():
     np.testing.assert_allclose(d_fake, np.mean(1 / (1 + np.exp(-fake_logits))), rtol=1e-5)
 
 
-def build(update_order, ema=None):
+def build(update_order, ema=None, precision='fp32'):
+    system = SMALL._replace(update_order=update_order, precision=precision)
     real, z, learning_rate = dcgan.model_inputs(28, 28, 3, SMALL.latent_size)
-    losses = dcgan.model_loss(SMALL, real, z)
-    train_opt = dcgan.model_opt(SMALL._replace(update_order=update_order), losses, learning_rate, ema)
-    feed = {real: RNG.random((8, 28, 28, 3)) - 0.5, z: normal(8, 6), learning_rate: LEARNING_RATE}
+    losses = dcgan.model_loss(system, real, z)
+    train_opt = dcgan.model_opt(system, losses, learning_rate, ema)
+    feed = {real: images(8), z: normal(8, 6), learning_rate: LEARNING_RATE}
     return losses, train_opt, feed, learning_rate
 
 
@@ -187,6 +231,107 @@ def test_generator_is_updated_against_the_discriminator_that_the_order_names(upd
         np.testing.assert_allclose(moved, expected, rtol=1e-2, err_msg=name)
 
 
+def step_of_oreilly(system, batch=4):
+    """What one step makes of the same weights and the same batch: all variables by name, and the losses."""
+    with tf.Graph().as_default():
+        real, z, learning_rate = dcgan.model_inputs(28, 28, 3, system.latent_size)
+        losses = dcgan.model_loss(system, real, z)
+        train_opt = dcgan.model_opt(system, losses, learning_rate)
+        rng = np.random.default_rng(0)
+        feed = {
+            real: rng.integers(0, 256, (batch, 28, 28, 3), dtype=np.uint8),
+            z: rng.uniform(-1, 1, (batch, system.latent_size)),
+            learning_rate: 2e-4,
+        }
+        with tf.Session() as session:
+            session.run(tf.global_variables_initializer())
+            for variable in tf.trainable_variables():
+                start = 1 if 'gamma' in variable.op.name else 0
+                variable.load(start + 0.02 * rng.standard_normal(variable.shape), session)
+            _, *scalars = session.run([train_opt, *losses[:4]], feed)
+            return session.run({variable.op.name: variable for variable in tf.global_variables()}), scalars
+
+
+def test_a_step_on_the_fast_path_is_that_on_the_plain_path(monkeypatch):
+    fast, fast_losses = step_of_oreilly(OREILLY)
+    monkeypatch.setattr(dcgan, 'convolution', tf.nn.conv2d)
+    monkeypatch.setattr(
+        dcgan,
+        'transposed_convolution',
+        lambda x, kernels, side, stride, padding: tf.nn.conv2d_transpose(
+            x, kernels, [tf.shape(x)[0], side, side, kernels.shape[2]], stride, padding
+        ),
+    )
+    plain, plain_losses = step_of_oreilly(OREILLY)
+    np.testing.assert_allclose(fast_losses, plain_losses, rtol=1e-5)
+    for name, value in plain.items():
+        if '/Adam' in name or 'moving' in name:  # the gradients, their squares, and the statistics
+            np.testing.assert_allclose(fast[name], value, atol=1e-4 * np.abs(value).max(), err_msg=name)
+        else:  # Adam's first step hangs on the sign alone, also of gradients that are all rounding
+            assert np.mean(np.abs(fast[name] - value) > 1e-6) < 1e-3, name
+
+
+def test_bfloat16_layers_keep_float32_weights_statistics_and_losses():
+    exact, exact_losses = step_of_oreilly(OREILLY, batch=8)
+    rounded, losses = step_of_oreilly(OREILLY._replace(precision='bf16'), batch=8)
+    assert all(value.dtype == np.float32 for name, value in rounded.items() if name != 'global_step')
+    np.testing.assert_allclose(losses, exact_losses, rtol=0.02)
+    for name, value in exact.items():
+        if name.endswith('kernel/Adam'):  # the gradient's direction
+            cosine = np.sum(rounded[name] * value) / np.linalg.norm(rounded[name]) / np.linalg.norm(value)
+            assert cosine > 0.98, (name, cosine)
+            assert (rounded[name] != value).any()
+
+
+@pytest.mark.parametrize('precision', PRECISIONS)
+def test_no_operation_of_a_step_needs_the_cpu(precision):
+    def kernel_for_gpu(operation):
+        kernels = kernels_of.get_registered_kernels_for_op(operation.type).kernel
+        return any(
+            kernel.device_type in ('GPU', 'DEFAULT')
+            and all(
+                operation.get_attr(limit.name).as_datatype_enum in limit.allowed_values.list.type
+                for limit in kernel.constraint
+            )
+            for kernel in kernels
+        )
+
+    if not any(kernel.device_type == 'GPU' for kernel in kernels_of.get_registered_kernels_for_op('Conv2D').kernel):
+        pytest.skip('this TensorFlow was built without GPU kernels')
+    ema = tf.train.ExponentialMovingAverage(0.9, tf.train.get_or_create_global_step())
+    losses, train_opt, _, _ = build('alternating', ema, precision)
+    seen, todo = set(), [train_opt, *(loss.op for loss in losses)]
+    while todo:
+        operation = todo.pop()
+        if operation not in seen:
+            seen.add(operation)
+            todo += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
+    assert len(seen) > 300
+    assert {operation.type for operation in seen if not kernel_for_gpu(operation)} == set()
+
+
+def test_xla_compiles_the_step_to_the_same_outcome():
+    losses, train_opt, feed, _ = build('alternating')
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        weights = session.run(tf.global_variables())
+        session.run(train_opt, feed)
+        plain = session.run(tf.global_variables())
+    with tf.Graph().as_default(), tf.xla.experimental.jit_scope():
+        _, train_opt, compiled_feed, _ = build('alternating')
+        feed = dict(zip(compiled_feed, feed.values(), strict=True))
+        with tf.Session() as session:
+            for variable, value in zip(tf.global_variables(), weights, strict=True):
+                variable.load(value, session)
+            options, metadata = tf.RunOptions(output_partition_graphs=True), tf.RunMetadata()
+            session.run(train_opt, feed, options, metadata)
+            compiled = session.run(tf.global_variables())
+    assert any(node.op == '_XlaRun' for graph in metadata.partition_graphs for node in graph.node)
+    for variable, value, expected in zip(tf.global_variables(), compiled, plain, strict=True):
+        wrong = np.abs(value - expected) > 1e-3 * np.abs(expected).max() + 1e-6
+        assert wrong.mean() < 0.01, variable.op.name
+
+
 def test_a_step_of_learning_rate_0_moves_no_weight():
     _, train_opt, feed, learning_rate = build('alternating')
     trained = tf.trainable_variables()
@@ -201,9 +346,10 @@ def test_a_step_of_learning_rate_0_moves_no_weight():
 def test_a_step_updates_the_moving_averages_from_its_generated_and_its_real_images():
     _, train_opt, feed, _ = build('alternating')
     graph = tf.get_default_graph()
-    inputs = [graph.get_tensor_by_name(f'{name}:0') for name in (
-        'generator/layer2/conv2d_transpose/conv2d_transpose', 'discriminator/layer2/conv2d/Conv2D'
-    )]  # fmt: skip
+    inputs = [
+        graph.get_operation_by_name(f'{name}/layer2/batch_norm/FusedBatchNormV3').inputs[0]
+        for name in ('generator', 'discriminator')
+    ]
     averages = [tf.global_variables(f'{name}/layer2/batch_norm/moving_mean') for name in ('generator', 'discriminator')]
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())

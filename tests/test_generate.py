@@ -8,7 +8,7 @@ from PIL import Image
 
 import generate
 import helper
-from benchmarks.update_order import distances
+from benchmarks.compare import distances
 from systems import SYSTEMS
 
 

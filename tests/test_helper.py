@@ -79,7 +79,7 @@ def test_a_jpeg_decoded_at_reduced_size_shows_the_same_crop(tmp_path):
             reduced, whole = (
                 helper.get_image(tmp_path / f'image.{kind}', 28, 28).astype(int) for kind in ('jpg', 'png')
             )
-            assert np.abs(reduced - whole).mean() < 2, (width, height, exif_rotation)
+            assert np.abs(reduced - whole).mean() < 1, (width, height, exif_rotation)
 
 
 def test_real_archive_becomes_its_published_crops(tmp_path):

@@ -1,9 +1,11 @@
 import csv
+import itertools
 import json
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from conftest import ROOT, run_command
 from PIL import Image
 
 import generate
+import train
+from systems import SYSTEMS
 
 
 def rows(run_dir):
@@ -76,6 +80,60 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path, pictures, tr
     )
     assert len(resumed) == 10
     np.testing.assert_allclose(resumed, whole, rtol=1e-3)
+
+
+def test_batches_of_a_resumed_run_are_those_of_the_whole_one():
+    system = SYSTEMS['oreilly']._replace(batch_size=4)
+    faces = np.arange(18, dtype=np.uint8).reshape(18, 1, 1, 1)  # 4 batches an epoch
+
+    def some(step, count):
+        taken = itertools.islice(train.batches(system, faces, 7, step), count)
+        return [(images.ravel().tolist(), latents.tolist()) for images, latents in taken]
+
+    whole = some(0, 10)
+    assert some(3, 7) == whole[3:] and some(4, 6) == whole[4:]
+    assert whole[0] != whole[4] and whole[0][1] != whole[1][1]
+
+
+def test_the_next_batch_is_made_while_the_last_is_in_use():
+    made, more = [], threading.Event()
+
+    def items():
+        for number in range(3):
+            made.append(number)
+            more.set()
+            yield number
+        raise OSError('the disk is gone')
+
+    ready = train.prefetch(items())
+    assert next(ready) == 0
+    more.clear()
+    assert more.wait(10) and made == [0, 1]
+    assert next(ready) == 1 and next(ready) == 2
+    with pytest.raises(OSError, match='the disk is gone'):
+        next(ready)
+
+
+@pytest.mark.parametrize('flags', [('--precision', 'bf16'), ('--xla',)])
+def test_a_run_may_be_fast_in_other_ways(tmp_path, pictures, flags):
+    result = run_command(
+        'train.py', '--data', pictures, '--run-dir', 'run', '--batch-size', 8, '--steps', 3, *flags, cwd=tmp_path
+    )
+    assert result.returncode == 0 and result.stderr == '' and len(rows(tmp_path / 'run')) == 3
+    settings = json.loads((tmp_path / 'run' / 'run.json').read_text())['settings']
+    assert (settings['precision'], settings['xla']) == (('bf16', False) if 'bf16' in flags else ('fp32', True))
+
+
+def test_the_graph_does_not_grow_with_the_samples(tmp_path):
+    built = train.build_graph(SYSTEMS['oreilly'], 0)
+    assert built.graph.finalized
+    operations = len(built.graph.get_operations())
+    latents = np.zeros((4, 100), np.float32)
+    with generate.open_session(built.graph) as session:
+        session.run(built.initializer)
+        for number in range(10):
+            train.show_generator_output(session, built, latents, tmp_path / f'{number}.png')
+    assert len(built.graph.get_operations()) == operations
 
 
 def test_resume_goes_back_to_a_named_step_and_sets_later_ones_aside(copy, tmp_path):
@@ -161,6 +219,7 @@ BAD_ARGUMENTS = {
     '--beta1 1': '--beta1',
     '--label-smoothing 2': '--label-smoothing',
     '--ema 1': '--ema',
+    '--precision fp16': '--precision',
     '--epochs -1': '--epochs',
     '--system unknown': '--system',
     '--resume': '--run-dir',

@@ -1,0 +1,405 @@
+"""How fast is it, against what, and how far from what the machine can do?
+
+    python benchmarks/speed.py [--rounds 5] [--csv FILE]      (or: make bench)
+
+Everything is measured in a process of its own, in turn, several rounds; medians are printed, with the lowest
+and highest round. Training is timed as `train.py` runs it: by its own loop, from its own log. The limit is the
+rate of large matrix products divided by the operations of a step, counted from the layers of `systems.py`.
+"""
+
+import argparse
+import csv
+import datetime
+import io
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import generate  # noqa: E402
+import helper  # noqa: E402
+import train  # noqa: E402
+from systems import PRECISIONS, SYSTEMS, Layer, System  # noqa: E402
+
+BATCHES = (16, 64, 128)
+STEPS = {16: 60, 64: 20, 128: 12}  # some seconds
+WARM_UP = 3  # steps that are not counted
+IMAGES = 4096
+JPEG_BYTES = 7100  # a file of CelebA has so many on average
+
+
+def resized(system: System, image_size) -> System:
+    """The same kind of networks for larger images: a layer more for each doubling."""
+    if image_size == system.image_size:
+        return system
+    sides, width = [4], 64
+    while sides[-1] < image_size:
+        sides.append(2 * sides[-1])
+    up = [width * 2**n for n in range(len(sides) - 2)]  # channels from the image inwards
+    return system._replace(
+        image_size=image_size,
+        generator=(
+            Layer('dense', (4, 4, 2 * up[-1]), batch_norm=True),
+            *(Layer('conv2d_transpose', channels, stride=2, batch_norm=True) for channels in reversed(up)),
+            Layer('conv2d_transpose', 3, stride=2, activation='tanh'),
+        ),
+        discriminator=(
+            *(Layer('conv2d', channels, stride=2, batch_norm=n > 0) for n, channels in enumerate([*up, 2 * up[-1]])),
+            Layer('dense', (1,), activation=None),
+        ),
+    )
+
+
+def multiply_adds(layers, shape) -> int:
+    """Multiply-adds of one pass of an input of `shape` (H, W, C), or (units,), through `layers`."""
+    total = 0
+    for layer in layers:
+        if layer.kind == 'dense':
+            total += int(np.prod(shape)) * int(np.prod(layer.output))
+            shape = layer.output
+            continue
+        side, _, channels = shape
+        if layer.kind == 'conv2d':
+            cover = side if layer.padding == 'SAME' else side - layer.kernel + 1
+            side = -(-cover // layer.stride)
+            positions = side
+        else:
+            positions = side
+            side = side * layer.stride if layer.padding == 'SAME' else (side - 1) * layer.stride + layer.kernel
+        total += positions**2 * layer.kernel**2 * channels * layer.output
+        shape = (side, side, layer.output)
+    return total
+
+
+def step_operations(system: System) -> int:
+    """Floating-point operations of a training step for one image.
+
+    A network and its gradients of weights and inputs cost three passes. The generator makes 3; the
+    discriminator 3 over the real and 3 over the generated images; for the generator's loss 1 more backward,
+    and with alternating updates 1 forward before it.
+    """
+    g = multiply_adds(system.generator, (system.latent_size,))
+    d = multiply_adds(system.discriminator, (system.image_size, system.image_size, 3))
+    return 2 * (3 * g + (8 if system.update_order == 'alternating' else 7) * d)
+
+
+# --- what runs in a process of its own
+
+
+def write_jpegs(path: Path, count):
+    """A zip archive of aligned JPEGs, 178x218: enlarged demo faces, with noise until they are as long as CelebA's."""
+    rng = np.random.default_rng(0)
+    faces = next(generate.draw_faces(generate.PRETRAINED, 64, seed=0))
+    files = []
+    for face in faces:
+        pixels = np.asarray(Image.fromarray(face).resize((178, 218), Image.Resampling.BICUBIC)).astype(float)
+        for noise in range(0, 64, 2):
+            file = io.BytesIO()
+            noisy = (pixels + noise * rng.standard_normal((218, 178, 1))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(file, 'JPEG', quality=75)
+            if file.tell() >= JPEG_BYTES:
+                break
+        files.append(file.getvalue())
+    with zipfile.ZipFile(path, 'w') as archive:
+        for number in range(count):
+            archive.writestr(f'img_align_celeba/{number:06}.jpg', files[number % len(files)])
+
+
+def matrix_product(precision, size=3072, seconds=4.0):
+    """GFLOP/s of square matrix products."""
+    from dcgan import tf
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        a, b = (tf.Variable(tf.cast(tf.random_normal([size, size]), PRECISIONS[precision])) for _ in range(2))
+        product = tf.matmul(a, b).op
+        session.run(tf.global_variables_initializer())
+        return 2e-9 * size**3 / statistics.median(timed(lambda: session.run(product), seconds))
+
+
+def timed(call, seconds) -> list[float]:
+    """The seconds of each call, for so many seconds after two calls of warming up."""
+    call(), call()
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def published(batch, jpegs):
+    """Training images a second of the published recipe; jpegs: an archive to decode from, or nothing."""
+    import published as recipe
+
+    if jpegs:
+        batches = recipe.get_batches(zipfile.ZipFile(jpegs), batch)
+    else:
+        batches = itertools.repeat(np.random.default_rng(0).random((batch, 28, 28, 3)) - 0.5)
+    steps = recipe.train(batches, batch, WARM_UP + STEPS[batch])
+    for _ in range(WARM_UP):
+        next(steps)
+    times = []
+    while True:
+        began = time.perf_counter()
+        if next(steps, steps) is steps:
+            return batch / statistics.median(times)
+        times.append(time.perf_counter() - began)
+
+
+def synthetic(count, image_size, folder: Path):
+    """A memory-mapped array of so many random images."""
+    path = folder / 'faces.npy'
+    rng = np.random.default_rng(0)
+    sizes = (min(512, count - start) for start in range(0, count, 512))
+    blocks = (rng.integers(0, 256, (size, image_size, image_size, 3), np.uint8) for size in sizes)
+    helper.save_faces(path, image_size, count, blocks)
+    return np.load(path, mmap_mode='r')
+
+
+def ours(batch, precision='fp32', xla=False, image_size=28, images=IMAGES, steps=None):
+    """Training images a second of `train.train`, by its log, and how many steps it made."""
+    SYSTEMS['resized'] = resized(SYSTEMS['oreilly'], image_size)
+    args = argparse.Namespace(system='resized', batch_size=batch, precision=precision, xla=xla, data='synthetic')
+    args.steps = WARM_UP + (steps or STEPS[batch])
+    args.sample_every = args.steps
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
+        faces = synthetic(images, image_size, Path(folder))
+        output, sys.stdout = sys.stdout, nowhere
+        train.train(train.choose_settings(args), faces, Path(folder) / 'run')
+        sys.stdout = output
+        with open(Path(folder) / 'run' / 'log.csv') as file:
+            rates = [float(row['images_per_second']) for row in csv.DictReader(file)][WARM_UP:]
+    return statistics.median(rates)
+
+
+def waiting(batch, precision):
+    """How much longer a step with real batches takes than one with the same batch again, and graph sizes.
+
+    Both in turn in one session. Then the number of operations in the graph after 1 grid and after 10.
+    """
+    system = SYSTEMS['oreilly']._replace(batch_size=batch, precision=precision)
+    built = train.build_graph(system, 0)
+    with tempfile.TemporaryDirectory() as folder, generate.open_session(built.graph) as session:
+        faces = synthetic(IMAGES, 28, Path(folder))
+        session.run(built.initializer)
+        batches = train.prefetch(train.batches(system, faces, 0, 0))
+        constant = next(batches)
+        times = {True: [], False: []}
+        for number in range(2 * (WARM_UP + STEPS[batch])):
+            began = time.perf_counter()
+            images, latents = next(batches) if number % 2 else constant
+            feed = {built.input_real: images, built.input_z: latents, built.learning_rate: system.learning_rate}
+            session.run([built.train_opt, *built.losses[:4]], feed)
+            times[bool(number % 2)].append(time.perf_counter() - began)
+        batches.close()
+        real, same = (statistics.median(times[kind][WARM_UP:]) for kind in (True, False))
+        counts = []
+        for _ in range(10):
+            train.show_generator_output(session, built, constant[1][:16], Path(folder) / 'grid.png')
+            counts.append(len(built.graph.get_operations()))
+    return {'ratio': real / same, 'operations': [counts[0], counts[-1]]}
+
+
+def prepare(jpegs, cores):
+    """Full-size JPEGs prepared in a second."""
+    os.cpu_count = lambda: cores
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        count = len(helper.load_faces(jpegs, 28, folder))
+        return count / (time.perf_counter() - began)
+
+
+def write_demo(path):
+    write_jpegs(Path(path), 20_000)
+
+
+MEASUREMENTS = {
+    function.__name__: function for function in (matrix_product, published, ours, waiting, prepare, write_demo)
+}
+
+
+# --- the parent
+
+
+def run(command, **options):
+    """Run a command: what it printed, the seconds it took and the most memory it had, MB."""
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE, **options)
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f'{command} failed')
+    scale = 1 << 20 if sys.platform == 'darwin' else 1 << 10  # ru_maxrss is in bytes there, else in kilobytes
+    return output, time.perf_counter() - began, usage.ru_maxrss / scale
+
+
+def measure(what, **options):
+    """Run one of MEASUREMENTS in a process of its own: its result and its peak memory, MB."""
+    output, _, memory = run([__file__, '--measure', json.dumps([what, options])])
+    return json.loads(output), memory
+
+
+def machine() -> str:
+    model = platform.processor() or platform.machine()
+    if Path('/proc/cpuinfo').exists():
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        model = next((line.split(': ')[1] for line in lines if line.startswith('model name')), model)
+    from importlib.metadata import version
+
+    return f'{model}, {os.cpu_count()} cores, TensorFlow {version("tensorflow")}, {datetime.date.today()}'
+
+
+class Table:
+    """Rows of figures, printed as Markdown and kept for a CSV file."""
+
+    def __init__(self):
+        self.rows = []
+
+    def head(self, *columns):
+        print('\n| ' + ' | '.join(columns) + ' |\n|' + ' --- |' * len(columns), flush=True)
+
+    def row(self, *cells):
+        self.rows.append(cells)
+        print('| ' + ' | '.join(map(str, cells)) + ' |', flush=True)
+
+
+def spread(values, form='{:.0f}') -> str:
+    return f'{form.format(statistics.median(values))} ({form.format(min(values))} to {form.format(max(values))})'
+
+
+def training(table: Table, rounds, jpegs):
+    """The recipes in turn, and the limit."""
+    oreilly = SYSTEMS['oreilly']
+    kinds = {
+        'published, JPEGs decoded': ('published', {'jpegs': str(jpegs)}),
+        'published, no JPEGs': ('published', {'jpegs': None}),
+        **{f'ours, {precision}': ('ours', {'precision': precision}) for precision in PRECISIONS},
+    }
+    rates = {(kind, batch): [] for batch in BATCHES for kind in kinds}
+    memory, products = {}, {precision: [] for precision in PRECISIONS}
+    for number in range(rounds):
+        for kind, batch in helper.progress(iterable=list(rates), desc=f'Training, round {number + 1}'):
+            what, options = kinds[kind]
+            rate, memory[kind, batch] = measure(what, batch=batch, **options)
+            rates[kind, batch].append(rate)
+            if kind == 'ours, fp32':  # beside what it is compared with
+                for precision in PRECISIONS:
+                    products[precision].append(measure('matrix_product', precision=precision)[0])
+    operations = step_operations(oreilly)
+    limits = {precision: 1e9 * statistics.median(products[precision]) / operations for precision in PRECISIONS}
+    print(f'\nA step: {operations / 1e9:.2f} GFLOP an image.')
+    for precision in PRECISIONS:
+        rate = spread(products[precision])
+        print(f'Matrix products, {precision}: {rate} GFLOP/s, so at most {limits[precision]:.0f} images/s.')
+    others = 'published, JPEGs decoded', 'published, no JPEGs', 'ours, fp32'
+    table.head('batch', 'training', 'images/s', *(f'/ {other}' for other in others), '/ limit', 'peak MB')
+    for kind, batch in rates:
+        median = statistics.median(rates[kind, batch])
+        ratios = [f'{median / statistics.median(rates[other, batch]):.2f}' for other in others]
+        limit = limits['bf16' if 'bf16' in kind else 'fp32']
+        table.row(
+            batch, kind, spread(rates[kind, batch]), *ratios, f'{median / limit:.2f}', f'{memory[kind, batch]:.0f}'
+        )
+
+
+def around(table: Table, rounds, jpegs):
+    """Everything that is not a step."""
+    waits = [measure('waiting', batch=64, precision=precision)[0] for _ in range(rounds) for precision in PRECISIONS]
+    cores = os.cpu_count()
+    alone, all_cores = [], []
+    bare, faces, first, usage = [], [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in helper.progress(iterable=range(rounds), desc='The rest'):
+            alone.append(measure('prepare', jpegs=str(jpegs), cores=1)[0])
+            all_cores.append(measure('prepare', jpegs=str(jpegs), cores=cores)[0])
+            quiet = {'cwd': folder, 'stderr': subprocess.DEVNULL}
+            bare.append(run(['-c', 'import tensorflow.compat.v1'], **quiet)[1])
+            faces.append(run([ROOT / 'generate.py', '--out', f'faces-{number}'], **quiet)[1])
+            _, seconds, memory = run(
+                [ROOT / 'train.py', '--data', jpegs, '--steps', 1, '--run-dir', f'run-{number}'], **quiet
+            )
+            first.append(seconds)
+            usage.append(run([ROOT / 'train.py', '--help'], **quiet)[1])
+    table.head('what', 'median (lowest to highest)')
+    table.row(
+        'step with real batches / with a constant batch, batch 64', spread([wait['ratio'] for wait in waits], '{:.3f}')
+    )
+    table.row('operations in the graph after 1 grid, after 10', ', '.join(map(str, waits[0]['operations'])))
+    table.row('preparation of full-size JPEGs, 1 core, images/s', spread(alone))
+    table.row(f'preparation of full-size JPEGs, {cores} cores, images/s', spread(all_cores))
+    table.row('`import tensorflow.compat.v1`, s', spread(bare, '{:.1f}'))
+    table.row('`generate.py`, ten faces, s', spread(faces, '{:.1f}'))
+    table.row('`generate.py` / import', spread(np.divide(faces, bare), '{:.2f}'))
+    table.row(
+        '`train.py --steps 1` with prepared faces, a checkpoint and a grid, s', spread(first[1:] or first, '{:.1f}')
+    )
+    table.row('`train.py --help`, s', spread(usage, '{:.2f}'))
+
+
+def growth(table: Table, rounds):
+    """What a step costs as images, batches and the data set grow."""
+    cases = [
+        *({'image_size': 28, 'batch': batch} for batch in BATCHES),
+        *({'image_size': size, 'batch': 16, 'steps': 12} for size in (64, 128)),
+        {'image_size': 28, 'batch': 16, 'images': 10_000},
+        {'image_size': 28, 'batch': 16, 'images': 202_599},
+        {'image_size': 28, 'batch': 16, 'images': 10_000, 'steps': 600},
+    ]
+    results = [[] for _ in cases]
+    for _ in range(rounds):
+        for case, result in zip(helper.progress(iterable=cases, desc='Growth'), results, strict=True):
+            result.append(measure('ours', **case))
+    table.head('image', 'batch', 'images in the data set', 'steps', 'GFLOP an image', 'ms a step', 'GFLOP/s', 'peak MB')
+    for case, result in zip(cases, results, strict=True):
+        rate = statistics.median(rate for rate, _ in result)
+        operations = step_operations(resized(SYSTEMS['oreilly'], case['image_size']))
+        table.row(
+            case['image_size'],
+            case['batch'],
+            case.get('images', IMAGES),
+            WARM_UP + case.get('steps', STEPS[case['batch']]),
+            f'{operations / 1e9:.2f}',
+            spread([1000 * case['batch'] / rate for rate, _ in result]),
+            f'{rate * operations / 1e9:.0f}',
+            f'{statistics.median(memory for _, memory in result):.0f}',
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--csv', type=Path, help='write the rows into this file, too')
+    parser.add_argument('--measure', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        what, options = json.loads(args.measure)
+        print(json.dumps(MEASUREMENTS[what](**options)))
+        return
+    print(machine())
+    table = Table()
+    with tempfile.TemporaryDirectory() as folder:
+        jpegs = Path(folder) / 'jpegs.zip'
+        measure('write_demo', path=str(jpegs))
+        training(table, args.rounds, jpegs)
+        around(table, args.rounds, jpegs)
+    growth(table, max(1, args.rounds // 2))
+    if args.csv:
+        with helper.replacing(args.csv) as temporary, open(temporary, 'w', newline='') as file:
+            csv.writer(file).writerows(table.rows)
+
+
+if __name__ == '__main__':
+    main()
