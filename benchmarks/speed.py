@@ -35,7 +35,7 @@ import train  # noqa: E402
 from systems import PRECISIONS, SYSTEMS, Layer, System  # noqa: E402
 
 BATCHES = (16, 64, 128)
-STEPS = {16: 60, 64: 20, 128: 12}  # some seconds
+STEPS = {16: 80, 64: 30, 128: 16}  # some seconds
 WARM_UP = 3  # steps that are not counted
 IMAGES = 4096
 JPEG_BYTES = 7100  # a file of CelebA has so many on average
@@ -269,6 +269,7 @@ class Table:
         self.rows = []
 
     def head(self, *columns):
+        self.rows.append(columns)
         print('\n| ' + ' | '.join(columns) + ' |\n|' + ' --- |' * len(columns), flush=True)
 
     def row(self, *cells):
@@ -281,71 +282,68 @@ def spread(values, form='{:.0f}') -> str:
 
 
 def training(table: Table, rounds, jpegs):
-    """The recipes in turn, and the limit."""
-    oreilly = SYSTEMS['oreilly']
+    """The recipes in turn, and the limit. Ratios are medians of those within a round."""
     kinds = {
         'published, JPEGs decoded': ('published', {'jpegs': str(jpegs)}),
         'published, no JPEGs': ('published', {'jpegs': None}),
         **{f'ours, {precision}': ('ours', {'precision': precision}) for precision in PRECISIONS},
     }
     rates = {(kind, batch): [] for batch in BATCHES for kind in kinds}
-    memory, products = {}, {precision: [] for precision in PRECISIONS}
+    memory, products = {}, {(precision, batch): [] for batch in BATCHES for precision in PRECISIONS}
     for number in range(rounds):
         for kind, batch in helper.progress(iterable=list(rates), desc=f'Training, round {number + 1}'):
             what, options = kinds[kind]
             rate, memory[kind, batch] = measure(what, batch=batch, **options)
             rates[kind, batch].append(rate)
-            if kind == 'ours, fp32':  # beside what it is compared with
-                for precision in PRECISIONS:
-                    products[precision].append(measure('matrix_product', precision=precision)[0])
-    operations = step_operations(oreilly)
-    limits = {precision: 1e9 * statistics.median(products[precision]) / operations for precision in PRECISIONS}
+            if what == 'ours':  # in the same minute as what it is compared with
+                precision = options['precision']
+                products[precision, batch].append(measure('matrix_product', precision=precision)[0])
+    operations = step_operations(SYSTEMS['oreilly'])
     print(f'\nA step: {operations / 1e9:.2f} GFLOP an image.')
     for precision in PRECISIONS:
-        rate = spread(products[precision])
-        print(f'Matrix products, {precision}: {rate} GFLOP/s, so at most {limits[precision]:.0f} images/s.')
+        rate = [value for batch in BATCHES for value in products[precision, batch]]
+        limit = 1e9 * statistics.median(rate) / operations
+        print(f'Matrix products, {precision}: {spread(rate)} GFLOP/s, so at most {limit:.0f} images/s.')
     others = 'published, JPEGs decoded', 'published, no JPEGs', 'ours, fp32'
     table.head('batch', 'training', 'images/s', *(f'/ {other}' for other in others), '/ limit', 'peak MB')
-    for kind, batch in rates:
-        median = statistics.median(rates[kind, batch])
-        ratios = [f'{median / statistics.median(rates[other, batch]):.2f}' for other in others]
-        limit = limits['bf16' if 'bf16' in kind else 'fp32']
-        table.row(
-            batch, kind, spread(rates[kind, batch]), *ratios, f'{median / limit:.2f}', f'{memory[kind, batch]:.0f}'
-        )
+    for (kind, batch), rate in rates.items():
+        limit = 1e9 * np.array(products['bf16' if 'bf16' in kind else 'fp32', batch]) / operations
+        ratios = [np.median(np.divide(rate, other)) for other in (*(rates[other, batch] for other in others), limit)]
+        table.row(batch, kind, spread(rate), *(f'{ratio:.2f}' for ratio in ratios), f'{memory[kind, batch]:.0f}')
 
 
 def around(table: Table, rounds, jpegs):
     """Everything that is not a step."""
     waits = [measure('waiting', batch=64, precision=precision)[0] for _ in range(rounds) for precision in PRECISIONS]
     cores = os.cpu_count()
-    alone, all_cores = [], []
-    bare, faces, first, usage = [], [], [], []
+    alone, together, bare, faces, first, usage = [], [], [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
+
+        def seconds(*command):
+            return run(command, cwd=folder, stderr=subprocess.DEVNULL)[1]
+
+        def one_step(name):
+            return seconds(ROOT / 'train.py', '--data', jpegs, '--steps', 1, '--run-dir', name)
+
+        one_step('preparation')
         for number in helper.progress(iterable=range(rounds), desc='The rest'):
             alone.append(measure('prepare', jpegs=str(jpegs), cores=1)[0])
-            all_cores.append(measure('prepare', jpegs=str(jpegs), cores=cores)[0])
-            quiet = {'cwd': folder, 'stderr': subprocess.DEVNULL}
-            bare.append(run(['-c', 'import tensorflow.compat.v1'], **quiet)[1])
-            faces.append(run([ROOT / 'generate.py', '--out', f'faces-{number}'], **quiet)[1])
-            _, seconds, memory = run(
-                [ROOT / 'train.py', '--data', jpegs, '--steps', 1, '--run-dir', f'run-{number}'], **quiet
-            )
-            first.append(seconds)
-            usage.append(run([ROOT / 'train.py', '--help'], **quiet)[1])
+            together.append(measure('prepare', jpegs=str(jpegs), cores=cores)[0])
+            bare.append(seconds('-c', 'import tensorflow.compat.v1'))
+            faces.append(seconds(ROOT / 'generate.py', '--out', f'faces-{number}'))
+            first.append(one_step(f'run-{number}'))
+            usage.append(seconds(ROOT / 'train.py', '--help'))
     table.head('what', 'median (lowest to highest)')
     table.row(
         'step with real batches / with a constant batch, batch 64', spread([wait['ratio'] for wait in waits], '{:.3f}')
     )
     table.row('operations in the graph after 1 grid, after 10', ', '.join(map(str, waits[0]['operations'])))
     table.row('preparation of full-size JPEGs, 1 core, images/s', spread(alone))
-    table.row(f'preparation of full-size JPEGs, {cores} cores, images/s', spread(all_cores))
+    table.row(f'preparation of full-size JPEGs, {cores} cores, images/s', spread(together))
     table.row('`import tensorflow.compat.v1`, s', spread(bare, '{:.1f}'))
     table.row('`generate.py`, ten faces, s', spread(faces, '{:.1f}'))
     table.row('`generate.py` / import', spread(np.divide(faces, bare), '{:.2f}'))
-    table.row(
-        '`train.py --steps 1` with prepared faces, a checkpoint and a grid, s', spread(first[1:] or first, '{:.1f}')
-    )
+    table.row('`train.py --steps 1`: one step, its grid, plot and checkpoint, s', spread(first, '{:.1f}'))
     table.row('`train.py --help`, s', spread(usage, '{:.2f}'))
 
 
