@@ -370,7 +370,7 @@ def growth(table: Table, rounds):
             case.get('images', IMAGES),
             WARM_UP + case.get('steps', STEPS[case['batch']]),
             f'{operations / 1e9:.2f}',
-            spread([1000 * case['batch'] / rate for rate, _ in result]),
+            f'{1000 * case["batch"] / rate:.0f}',
             f'{rate * operations / 1e9:.0f}',
             f'{statistics.median(memory for _, memory in result):.0f}',
         )
