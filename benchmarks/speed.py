@@ -99,7 +99,7 @@ def step_operations(system: System) -> int:
 # --- what runs in a process of its own
 
 
-def write_jpegs(path: Path, count):
+def write_jpegs(path, count=20_000):
     """A zip archive of aligned JPEGs, 178x218: enlarged demo faces, with noise until they are as long as CelebA's."""
     rng = np.random.default_rng(0)
     faces = next(generate.draw_faces(generate.PRETRAINED, 64, seed=0))
@@ -222,12 +222,8 @@ def prepare(jpegs, cores):
         return count / (time.perf_counter() - began)
 
 
-def write_demo(path):
-    write_jpegs(Path(path), 20_000)
-
-
 MEASUREMENTS = {
-    function.__name__: function for function in (matrix_product, published, ours, waiting, prepare, write_demo)
+    function.__name__: function for function in (matrix_product, published, ours, waiting, prepare, write_jpegs)
 }
 
 
@@ -390,7 +386,7 @@ def main():
     table = Table()
     with tempfile.TemporaryDirectory() as folder:
         jpegs = Path(folder) / 'jpegs.zip'
-        measure('write_demo', path=str(jpegs))
+        measure('write_jpegs', path=str(jpegs))
         training(table, args.rounds, jpegs)
         around(table, args.rounds, jpegs)
     growth(table, max(1, args.rounds // 2))
