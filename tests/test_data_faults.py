@@ -127,7 +127,7 @@ def test_a_server_that_stalls_is_left_and_what_it_gave_is_kept(tmp_path, server,
 def test_a_connection_that_drops_at_random_points_brings_the_archive(tmp_path, server, seed):
     point = random.Random(seed)
     server.answer = lambda handler, number: handler.reply_from(
-        handler.start(), handler.start() + point.randrange(SIZE // 4)
+        handler.start(), handler.start() + point.randrange(1 << 17, SIZE // 4)
     )
     assert download(tmp_path, server.url).read_bytes() == ARCHIVE
     assert len(server.ranges) > 4
