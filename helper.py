@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import uuid
+import warnings
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +24,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 CELEB_A = 'img_align_celeba.zip'
 CELEB_A_SIZE = 1_443_490_838  # bytes
@@ -39,7 +45,12 @@ TIMEOUT = (10, 60)  # seconds to connect, and without a byte
 # Of an aligned CelebA image, 178x218, the article keeps the central 108x108.
 ALIGNED_WIDTH, ALIGNED_HEIGHT, FACE_SIDE = 178, 218, 108
 IMAGE_SUFFIXES = {'.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp'}
+# Pillow knows others, and some of them run programs: EPS needs Ghostscript.
+IMAGE_FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
+MOST_PIXELS = 1 << 26  # of an image, 8192x8192: what it takes to decode it stays below 1 GB
+MOST_BYTES = 1 << 27  # of an image file
 MOST_UNREADABLE = 0.01  # of all images
+MOST_NAMED = 10  # of the images that cannot be read
 CHUNK = 64  # images that are decoded, and then written, at a time
 LEAST_CHUNKS = 32  # with fewer, starting processes takes longer than decoding
 PREPARATION = 'central 108/178, bilinear, 2'  # changes when the pixels that `get_image` gives change
@@ -50,12 +61,33 @@ class DataError(OSError):
 
 
 @contextlib.contextmanager
+def naming(path: Path):
+    """Have an error of the operating system say that it was about `path`; that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def replacing(path: Path):
-    """Yield a temporary name beside `path`; what was written there becomes `path` if all goes well."""
+    """Yield a temporary name beside `path`; what was written there becomes `path` if all goes well.
+
+    What processes that were killed left there is removed: a living one has a lock on its own.
+    """
+    for left in path.parent.glob(f'.{"[0-9a-f]" * 32}.*') if fcntl else ():
+        with contextlib.suppress(OSError), open(left, 'rb') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
     temporary = path.with_name(f'.{uuid.uuid4().hex}.{path.name}')
     try:
-        yield temporary
-        temporary.replace(path)
+        with naming(path), open(temporary, 'wb') if fcntl else contextlib.nullcontext() as file:
+            with contextlib.suppress(OSError, AttributeError):  # not every file system, or system, can
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -101,21 +133,20 @@ def download_celeb_a(data_dir, sources=CELEB_A_SOURCES, size=CELEB_A_SIZE, md5=C
 
 
 def fetch(url, part: Path, size, md5):
-    """Complete `part` from `url` and check it; a wrong file is removed. Gives up after ATTEMPTS without a byte."""
+    """Complete `part` from `url` and check it; a wrong file is removed. Gives up after ATTEMPTS without more of it."""
     import requests
 
     resumed = part.exists()
-    attempt = 1
+    attempt, most = 1, part.stat().st_size if resumed else 0
     while True:
-        before = part.stat().st_size if part.exists() else 0
         try:
             receive(url, part, size)
             break
         except requests.RequestException as error:
-            if part.exists() and part.stat().st_size > before:
-                attempt = 1
+            if part.exists() and part.stat().st_size > most:  # not merely more than before: it may begin again
+                attempt, most = 1, part.stat().st_size
             status = error.response.status_code if error.response is not None else None
-            hopeless = status is not None and 400 <= status < 500 and status not in (408, 416, 429)
+            hopeless = status is not None and 300 <= status < 500 and status not in (408, 416, 429)
             if attempt == ATTEMPTS or hopeless or isinstance(error, ValueError):
                 raise
             wait = BACK_OFF * 2 ** (attempt - 1)
@@ -158,6 +189,7 @@ def receive(url, part: Path, size):
         if length != size - start or (start == 0 and not first.startswith(b'PK')):
             raise DataError(f'it is not the archive: {start + length} bytes, not {size}, or no zip')
         with (
+            naming(part),
             open(part, 'ab' if start else 'wb') as file,
             progress(desc=CELEB_A, total=size, initial=start, unit='B', unit_scale=True) as bar,
         ):
@@ -175,6 +207,8 @@ def reason(error: Exception) -> str:
 
     if isinstance(error, requests.HTTPError):
         return f'status {error.response.status_code}'
+    if isinstance(error, requests.TooManyRedirects):
+        return 'it redirects without end'
     if isinstance(error, requests.RequestException):
         return f'no connection, or it broke off: {type(error).__name__}'
     return str(error)
@@ -183,7 +217,7 @@ def reason(error: Exception) -> str:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any image as 8-bit RGB: 16-bit grey is scaled, transparent parts become white."""
     if image.mode.startswith('I'):  # Pillow would clip, not scale
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
@@ -197,8 +231,11 @@ def get_image(image_path, width, height) -> np.ndarray:
     108x108, scaled with its width; of any other image the central square is taken. Bilinear, as published.
     A JPEG with pixels to spare is decoded at a half, a quarter or an eighth of its size: on full-size CelebA,
     at 28x28, that moves a value of 0..255 by 0.9 on average.
+    Raises DataError for more than MOST_PIXELS, and nearly any exception, Pillow's, for a broken image.
     """
-    with Image.open(image_path) as image:
+    with Image.open(image_path, formats=IMAGE_FORMATS) as image:
+        if math.prod(image.size) > MOST_PIXELS:  # before anything is decoded
+            raise DataError(f'{image.width}x{image.height} are more than {MOST_PIXELS} pixels')
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             ImageOps.exif_transpose(image, in_place=True)  # decodes it whole, as it is
         whole = image.size
@@ -216,10 +253,20 @@ def get_image(image_path, width, height) -> np.ndarray:
     return np.asarray(face.resize((width, height), Image.Resampling.BILINEAR, box))
 
 
+def walk(folder: Path):
+    """Yield the files in a folder and those below it, links to folders excepted. Raises OSError."""
+
+    def fail(error):
+        raise error
+
+    for parent, _, names in os.walk(folder, onerror=fail):
+        yield from (Path(parent, name) for name in names)
+
+
 def fingerprint(source: Path, image_size) -> str:
     """Changes with the archive, or any file of the folder, with the image size and with the crop."""
-    files = sorted(source.rglob('*')) if source.is_dir() else [source]
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    files = sorted(walk(source)) if source.is_dir() else [source]
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if os.path.isfile(file)]
     made_from = repr((str(source.resolve()), stats, image_size, PREPARATION))
     return hashlib.blake2s(made_from.encode(), digest_size=8).hexdigest()
 
@@ -229,49 +276,87 @@ def is_image(name) -> bool:
     path = Path(name)
     if name.endswith('/'):  # a folder in a zip
         return False
-    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(('.', '__MACOSX')) for part in path.parts)
+    hidden = any(part.startswith(('.', '__MACOSX')) and part != '..' for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 
 def open_source(source: Path):
-    """The sorted names of the images in a zip archive or a folder, and a function that reads one's bytes."""
+    """The sorted names of the images in a zip archive or a folder, and a function that opens one.
+
+    The names in an archive are only shown, never names of files. Raises DataError where it is no archive.
+    """
     if source.is_dir():
-        names = (str(path.relative_to(source)) for path in source.rglob('*') if path.is_file())
-        return sorted(filter(is_image, names)), lambda name: (source / name).read_bytes()
-    archive = zipfile.ZipFile(source)
-    return sorted(filter(is_image, archive.namelist())), archive.read
+        paths = (path for path in walk(source) if os.path.isfile(path) or not os.path.exists(path))  # a broken link
+        names = (str(path.relative_to(source)) for path in paths)
+        return sorted(filter(is_image, names)), lambda name: open(source / name, 'rb')
+    try:
+        archive = zipfile.ZipFile(source)
+    except Exception as error:  # a broken archive makes zipfile raise nearly anything
+        raise DataError(f'{source} is neither a folder nor a zip archive that can be read: {error}') from None
+
+    def open_entry(name):
+        if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError('neither stored nor deflated')  # zipfile sets no bound to what others grow to
+        return archive.open(name)
+
+    return sorted(filter(is_image, archive.namelist())), open_entry
+
+
+def open_faces(path: Path, image_size) -> np.ndarray | None:
+    """The faces in a .npy file, memory-mapped, uint8 (N, image_size, image_size, 3).
+
+    None if the file is not there, or damaged and so to be made anew, which stderr is told. Raises OSError.
+    """
+    try:
+        faces = np.load(path, mmap_mode='r', allow_pickle=False)
+        if faces.dtype == np.uint8 and faces.shape[1:] == (image_size, image_size, 3):
+            return faces
+    except FileNotFoundError:
+        return None
+    except OSError:
+        raise
+    except Exception:  # a broken header makes NumPy raise nearly anything
+        pass
+    print(f'{path} is damaged, and made anew', file=sys.stderr)
+    return None
 
 
 def load_faces(source, image_size, cache_dir) -> np.ndarray:
     """All faces of `source` (a zip archive or a folder of images) as uint8 (N, image_size, image_size, 3).
 
     Memory-mapped from a .npy file in `cache_dir`, which is made the first time, on all cores. Images that
-    cannot be read are left out and named on stderr; more than MOST_UNREADABLE of them raise DataError, as
-    does a source without images.
+    cannot be read are left out and counted on stderr, the first MOST_NAMED by name; more than MOST_UNREADABLE
+    of them raise DataError, as does a source without images. Raises OSError where it cannot be opened.
     """
     source = Path(source)
-    if not source.is_dir() and not zipfile.is_zipfile(source):
-        raise DataError(
-            f'{source}: {"neither a folder nor a whole zip archive" if source.exists() else "no such file"}'
-        )
+    source.stat()  # where there is nothing, or a loop of links, it raises an error that says so
     prepared = Path(cache_dir) / f'{source.stem}-{image_size}-{fingerprint(source, image_size)}.npy'
-    if not prepared.exists():
-        names, read = open_source(source)
+    faces = open_faces(prepared, image_size)
+    if faces is None:
+        names, open_image = open_source(source)
         if not names:
             raise DataError(f'{source}: no images in it ({" ".join(sorted(IMAGE_SUFFIXES))})')
-        save_faces(prepared, image_size, len(names), read_faces(source, names, read, image_size))
-    return np.load(prepared, mmap_mode='r')
+        save_faces(prepared, image_size, len(names), read_faces(source, names, open_image, image_size))
+        faces = open_faces(prepared, image_size)
+    return faces
 
 
-def decode(read, image_size, names) -> list:
+def decode(open_image, image_size, names) -> list:
     """Of each of the images `names` the face, uint8 (image_size, image_size, 3), or in words why there is none."""
     faces = []
-    for name in names:
-        try:
-            faces.append(get_image(io.BytesIO(read(name)), image_size, image_size))
-        except UnidentifiedImageError:
-            faces.append('no image of a known kind')
-        except Exception as error:  # a broken image makes Pillow and zipfile raise nearly anything
-            faces.append(str(error) or type(error).__name__)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # Pillow's, about what does no harm to the pixels
+        for name in names:
+            try:
+                with open_image(name) as file:
+                    content = file.read(MOST_BYTES + 1)
+                if len(content) > MOST_BYTES:
+                    raise DataError(f'more than {MOST_BYTES} bytes')
+                faces.append(get_image(io.BytesIO(content), image_size, image_size))
+            except UnidentifiedImageError:
+                faces.append('no image of a known kind')
+            except Exception as error:  # a broken image makes Pillow and zipfile raise nearly anything
+                faces.append(str(error) or type(error).__name__)
     return faces
 
 
@@ -291,10 +376,10 @@ def begin_worker():
 
 
 @contextlib.contextmanager
-def decoding(source: Path, read, image_size, chunks):
+def decoding(source: Path, open_image, image_size, chunks):
     """What `decode` gives for each of `chunks` of names, in order, from as many processes as there are cores."""
     if len(chunks) < LEAST_CHUNKS or os.cpu_count() == 1:
-        yield map(functools.partial(decode, read, image_size), chunks)
+        yield map(functools.partial(decode, open_image, image_size), chunks)
         return
     # Threads would wait for the interpreter's lock; 'spawn' is safe whatever threads there are already.
     spawn = multiprocessing.get_context('spawn')
@@ -307,20 +392,21 @@ def decoding(source: Path, read, image_size, chunks):
         pool.shutdown(cancel_futures=True)
 
 
-def read_faces(source, names, read, image_size):
+def read_faces(source, names, open_image, image_size):
     """Yield the faces of the images `names` a chunk at a time, uint8 (n, image_size, image_size, 3)."""
     chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
     unreadable = 0
     with (
         progress(desc='Preparing faces', total=len(names), unit=' images', unit_scale=True) as bar,
-        decoding(source, read, image_size, chunks) as decoded,
+        decoding(source, open_image, image_size, chunks) as decoded,
     ):
         for chunk, results in zip(chunks, decoded, strict=True):
             faces = [face for face in results if not isinstance(face, str)]
-            unreadable += len(results) - len(faces)
             for name, why in zip(chunk, results, strict=True):
                 if isinstance(why, str):
-                    bar.write(f'Left out {name}: {why}', file=sys.stderr)
+                    unreadable += 1
+                    if unreadable <= MOST_NAMED:  # repr: a name may hold line breaks, and worse
+                        bar.write(f'Left out {name!r}: {why}', file=sys.stderr)
             if unreadable > MOST_UNREADABLE * len(names):
                 raise DataError(f'{source}: more than {MOST_UNREADABLE:.0%} of its {len(names)} images cannot be read')
             yield np.array(faces, np.uint8).reshape(-1, image_size, image_size, 3)
