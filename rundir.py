@@ -5,6 +5,7 @@ A run directory: run.json, log.csv, checkpoints. Weights live in TensorFlow's ch
 
 import itertools
 import json
+import math
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ except ModuleNotFoundError:  # Windows: a run directory is not locked there
     fcntl = None
 
 LAST_CHECKPOINTS = 3
+NEWEST = math.inf  # in place of a step: the newest checkpoint
 LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second')
 
 
@@ -87,7 +89,7 @@ def is_whole(checkpoint: Path) -> bool:
         saved = dcgan.tf.train.load_checkpoint(str(checkpoint))
         for name in saved.get_variable_to_shape_map():
             saved.get_tensor(name)
-    except (dcgan.tf.errors.OpError, ValueError):
+    except Exception:  # a damaged file makes the reader raise nearly anything: OpError, IndexError, ValueError
         return False
     return True
 
@@ -98,16 +100,16 @@ def find_step(run_dir: Path, step) -> Path | None:
     Raises UserError when what is there is damaged, or not of that step.
     """
     checkpoints = find_checkpoints(run_dir)
-    wanted = [path for number, path in checkpoints if step in ('newest', number)]
+    wanted = [path for number, path in checkpoints if step in (NEWEST, number)]
     for path in reversed(wanted):
         if is_whole(path):
             return path
         print(f'{path} is damaged' + (': going back to the one before' if path != wanted[0] else ''))
-    if step != 'newest' and not wanted:
+    if step != NEWEST and not wanted:
         steps = ', '.join(str(number) for number, _ in checkpoints) or 'none'
         raise cli.UserError(f'{run_dir} has no checkpoint of step {step}, only of {steps}')
     if wanted:
-        raise cli.UserError(f'{run_dir} has no whole checkpoint' + ('' if step == 'newest' else f' of step {step}'))
+        raise cli.UserError(f'{run_dir} has no whole checkpoint' + ('' if step == NEWEST else f' of step {step}'))
     print(f'{run_dir} has no checkpoint yet: beginning again')
     return None
 

@@ -62,7 +62,9 @@ def parse_arguments(arguments=None):
     add('--xla', action='store_true', default=None, help='compile the training step with XLA')
     add('--seed', type=cli.number(int, 0, 2**31 - 1), help='decides weights, order and latents (0)')
     add('--run-dir', type=cli.path, help='directory of the run (runs/SYSTEM-DATE-TIME)')
-    add('--resume', nargs='?', const='newest', type=steps, metavar='STEP', help='go on: newest checkpoint, or STEP')
+    add(
+        '--resume', nargs='?', const=rundir.NEWEST, type=steps, metavar='STEP', help='go on: newest checkpoint, or STEP'
+    )
     add('--sample-every', type=steps, help='steps between grids and lines of the log')
     add('--checkpoint-every', type=steps, help='steps between checkpoints (1000)')
     add('--keep-every', type=cli.number(int, 1, 1_000_000), help='epochs between checkpoints that are never deleted')
@@ -321,7 +323,7 @@ def sign_of_failure(d_loss, label, drawn, real) -> str | None:
 
     d_loss: the discriminator's mean loss; label: that of real images; drawn, real: the diversity of faces.
     """
-    floor = -sum(p * math.log(p) for p in (label, 1 - label) if p)  # of the loss: the entropy of the label
+    floor = sum(p * math.log(1 / p) for p in (label, 1 - label) if p)  # of the loss: the entropy of the label
     if d_loss < floor + LOSS_MARGIN:
         return f'the discriminator tells all faces apart (its loss is {d_loss:.4f}, at least {floor:.4f} in any case)'
     if drawn < real * LEAST_DIVERSITY:

@@ -70,7 +70,7 @@ def disk(tmp_path):
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path, pictures):
     flags = ['--data', pictures, '--data-dir', tmp_path, '--batch-size', 2, '--checkpoint-every', 10]
-    flags += ['--sample-every', 70, '--steps', 140]
+    flags += ['--sample-every', 50, '--steps', 100]
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     result = run_command('train.py', *flags, '--run-dir', whole, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -95,11 +95,11 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path, 
             assert list(killed.glob('checkpoints/*.tempstate*'))
     result = run_command('train.py', *flags, '--run-dir', killed, '--resume', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert log(killed) == log(whole) and len(log(whole)) == 141
-    expected = tensors(whole / 'checkpoints' / 'step-140')
+    assert log(killed) == log(whole) and len(log(whole)) == 101
+    expected = tensors(whole / 'checkpoints' / 'step-100')
     assert {'global_step', 'd_adam/beta1_power'} < set(expected)
     assert any('Adam_1' in name for name in expected) and any('ExponentialMoving' in name for name in expected)
-    assert tensors(killed / 'checkpoints' / 'step-140') == expected
+    assert tensors(killed / 'checkpoints' / 'step-100') == expected
     names = [path.name for folder in ('checkpoints', 'samples') for path in (killed / folder).glob('*')]
     assert all(re.fullmatch(r'(step|keep)-\d+\.(index|png|data-00000-of-00001)|abandoned', name) for name in names)
 
@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(copy, capsys
     spoil, suffix = DAMAGES[damage]
     for name in ('step-10', 'keep-10'):
         spoil(copy / 'checkpoints' / f'{name}.{suffix}')
-    assert rundir.find_step(copy, 'newest') == copy / 'checkpoints' / 'step-9'
+    assert rundir.find_step(copy, rundir.NEWEST) == copy / 'checkpoints' / 'step-9'
     if damage != 'unlink index':  # then there is no such checkpoint any more
         assert capsys.readouterr().out.count('step-10 is damaged: going back to the one before\n') == 1
     with pytest.raises(cli.UserError, match='no checkpoint of step 10|no whole checkpoint of step 10'):
@@ -204,11 +204,10 @@ def test_a_disk_that_is_full_while_saving_costs_no_checkpoint(disk, tmp_path, pi
     assert result.returncode == 0 and log(run_dir)[-1][0] == '4'
 
 
-@pytest.mark.parametrize('free', [0, 4096, 40_000])
-def test_a_disk_that_is_full_while_a_grid_is_written_ends_in_one_line(disk, tmp_path, pictures, free):
+def test_a_disk_that_is_full_while_a_grid_is_written_ends_in_one_line(disk, tmp_path, pictures):
     folder = disk('size=2m')
     with open(folder / 'filler', 'wb') as filler:
-        filler.write(bytes(2 * 2**20 - 16_384 - free))
+        filler.write(bytes(2 * 2**20 - 20_480))
     flags = ['--data', pictures, '--data-dir', tmp_path, '--batch-size', 2, '--steps', 9, '--sample-every', 1]
     result = run_command('train.py', *flags, '--run-dir', folder / 'run', cwd=tmp_path)
     assert_one_line(result, str(folder / 'run'), 'space')
