@@ -1,9 +1,13 @@
 """How do the commands talk to the user? Arguments with ranges, and errors in one line."""
 
 import argparse
+import re
 import signal
 import sys
 from pathlib import Path
+
+# What Python takes for a number besides is a slip of the hand: 1_000, ' 5 ', digits of other scripts, inf, nan.
+NUMBER = re.compile(r'[-+.0-9e]+', re.IGNORECASE)
 
 
 class UserError(Exception):
@@ -11,13 +15,13 @@ class UserError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are UserErrors."""
 
     def __init__(self, description):
         super().__init__(description=description, allow_abbrev=False)
 
     def error(self, message):
-        self.exit(2, f'{self.prog}: error: {message}\n')
+        raise UserError(message)
 
 
 def number(kind, low, high, *, above=False):
@@ -25,7 +29,7 @@ def number(kind, low, high, *, above=False):
 
     def parse(text):
         try:
-            value = kind(text)
+            value = kind(text) if NUMBER.fullmatch(text) else None
         except ValueError:
             value = None
         if value is None or not low <= value <= high or (above and value == low):
@@ -36,14 +40,22 @@ def number(kind, low, high, *, above=False):
     return parse
 
 
+def path(text) -> Path:
+    """An argparse type: a path. An empty one would be the working directory, which nobody means."""
+    if not text:
+        raise argparse.ArgumentTypeError('it is empty')
+    return Path(text)
+
+
 def run(main):
     """Run a command; what the user can put right ends in one line on stderr and exit status 2."""
-    sys.stdout.reconfigure(line_buffering=True)
+    sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')  # a path can be of any bytes
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: temporary files are removed
     try:
         main()
     except (UserError, OSError) as error:
-        print(f'{Path(sys.argv[0]).name}: error: {error}', file=sys.stderr)
+        message = ' '.join(str(error).splitlines())
+        print(f'{Path(sys.argv[0]).name}: error: {message}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import json
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 import cli
 import helper
+import rundir
 from systems import SYSTEMS, System
 
 PRETRAINED = Path(__file__).parent / 'pretrained'
@@ -30,41 +30,6 @@ DEMO_FACES = 8192
 def draw_latents(system: System, rng, count) -> np.ndarray:
     """Latents float32 (count, latent_size) from the system's distribution."""
     return rng.uniform(*system.latent_range, (count, system.latent_size)).astype(np.float32)
-
-
-def read_run(run_dir: Path) -> dict:
-    """The run.json of a run directory. Raises UserError."""
-    try:
-        run = json.loads((run_dir / 'run.json').read_text())
-        SYSTEMS[run['settings']['system']], run['data_digest']
-        return run
-    except FileNotFoundError:
-        raise cli.UserError(f'{run_dir} is not the directory of a training run: it has no run.json') from None
-    except (ValueError, KeyError, TypeError):
-        raise cli.UserError(f'{run_dir / "run.json"} is damaged, or of another version') from None
-
-
-def find_checkpoints(run_dir: Path) -> dict[int, Path]:
-    """The checkpoints of a run directory by step, the newest last, as the prefixes that TensorFlow names them by."""
-    names = [
-        re.fullmatch(r'(\w+-(\d+))\.index', path.name) for path in sorted((run_dir / 'checkpoints').glob('*.index'))
-    ]
-    steps = {int(name[2]): run_dir / 'checkpoints' / name[1] for name in names if name}
-    return dict(sorted(steps.items()))
-
-
-def find_checkpoint(path) -> tuple[Path, Path]:
-    """The run directory and the checkpoint that `path` means: a checkpoint, or the newest of a run directory."""
-    path = Path(path).absolute()
-    if path.is_dir():
-        checkpoints = find_checkpoints(path)
-        if not checkpoints:
-            raise cli.UserError(f'{path} has no checkpoint')
-        return path, list(checkpoints.values())[-1]
-    prefix = path.with_suffix('') if path.suffix == '.index' else path
-    if not prefix.with_name(f'{prefix.name}.index').exists():
-        raise cli.UserError(f'{path}: no such run directory or checkpoint')
-    return prefix.parent.parent, prefix
 
 
 def open_session(graph=None):
@@ -84,8 +49,8 @@ def restored_generator(checkpoint):
 
     Those are the moving averages where the checkpoint has them. faces is -1..1. Raises UserError.
     """
-    run_dir, prefix = find_checkpoint(checkpoint)
-    run = read_run(run_dir)
+    run_dir, prefix = rundir.find_checkpoint(checkpoint)
+    run = rundir.read_run(run_dir)
     import dcgan
 
     tf = dcgan.tf
@@ -121,7 +86,7 @@ def load_demo(data_dir) -> np.ndarray:
 
     uint8 (N, H, W, 3), memory-mapped from a file in `data_dir`, which is made the first time.
     """
-    size = SYSTEMS[read_run(PRETRAINED)['settings']['system']].image_size
+    size = SYSTEMS[rundir.read_run(PRETRAINED)['settings']['system']].image_size
     prepared = Path(data_dir) / f'demo-{size}-{helper.fingerprint(PRETRAINED, DEMO_FACES)}.npy'
     if not prepared.exists():
         faces = helper.progress(
@@ -142,10 +107,13 @@ def export_generator(checkpoint, out: Path):
         raise cli.UserError(f'{out} is there already: name another folder')
     with restored_generator(checkpoint) as (run, session, _, _):
         (out / 'checkpoints').mkdir(parents=True)
-        name = out / 'checkpoints' / find_checkpoint(checkpoint)[1].name
-        dcgan.tf.train.Saver().save(session, str(name), write_meta_graph=False, write_state=False)
+        name = out / 'checkpoints' / rundir.find_checkpoint(checkpoint)[1].name
+        try:
+            dcgan.tf.train.Saver().save(session, str(name), write_meta_graph=False, write_state=False)
+        except dcgan.tf.errors.OpError as error:
+            raise cli.UserError(f'{out} cannot be written: {error.message.splitlines()[0]}') from None
     for name in ('data', 'data_dir'):  # where they are is nobody else's concern
-        run['settings'][name] = Path(run['settings'][name]).name
+        run['settings'][name] = Path(str(run['settings'].get(name, ''))).name
     (out / 'run.json').write_text(json.dumps(run, indent=2) + '\n')
 
 
@@ -163,26 +131,20 @@ def label(face: np.ndarray, number, scale) -> np.ndarray:
     return np.asarray(labelled)
 
 
-def unused(path: Path) -> Path:
-    """`path`, or the first of path-2, path-3, ... that is not there yet, or empty."""
-    numbered = (path.with_name(f'{path.name}-{number}') for number in itertools.count(2))
-    return next(folder for folder in itertools.chain([path], numbered) if not holds_something(folder))
-
-
-def holds_something(folder: Path) -> bool:
-    return folder.exists() and any(folder.iterdir())
-
-
 def parse_arguments():
     parser = cli.Parser('Draw faces with a trained generator.')
     add = parser.add_argument
     add('--count', type=cli.number(int, 1, 10_000_000), default=10, help='how many faces (10)')
     add('--seed', type=cli.number(int, 0, 2**63), default=0, help='another seed, other faces (0)')
-    add('--out', type=Path, help='folder for the PNG files (faces, or faces-2, ... if that is there)')
+    add('--out', type=cli.path, help='folder for the PNG files (faces, or faces-2, ... if that is there)')
     add('--scale', type=cli.number(int, 1, 64), default=1, help='enlarge each pixel so many times (1)')
-    add('--checkpoint', type=Path, default=PRETRAINED, help='a run directory or a checkpoint in it (pretrained)')
-    add('--export', type=Path, metavar='DIR', help='draw nothing: write the generator alone into this folder')
-    return parser.parse_args()
+    add('--checkpoint', type=cli.path, default=PRETRAINED, help='a run directory or a checkpoint in it (pretrained)')
+    add('--export', type=cli.path, metavar='DIR', help='draw nothing: write the generator alone into this folder')
+    args = parser.parse_args()
+    for name in ('count', 'seed', 'out', 'scale'):
+        if args.export and getattr(args, name) != parser.get_default(name):
+            parser.error(f'--{name} is about drawing: --export draws nothing')
+    return args
 
 
 def main():
@@ -191,8 +153,8 @@ def main():
         export_generator(args.checkpoint, args.export)
         print(f'The generator: {args.export}')
         return
-    out = args.out or unused(Path('faces'))
-    if holds_something(out):
+    out = args.out or rundir.unused(Path('faces'))
+    if rundir.holds_something(out):
         raise cli.UserError(f'{out} is not empty: name another folder with --out')
     faces = itertools.chain.from_iterable(draw_faces(args.checkpoint, args.count, args.seed))
     in_grid = []

@@ -26,26 +26,32 @@ import numpy as np
 import cli
 import generate
 import helper
+import rundir
+from rundir import LOG_COLUMNS
 from systems import PRECISIONS, SYSTEMS, UPDATE_ORDERS, System
 
 SAMPLES = 64  # faces in a grid
 STATISTICS_BATCH = 512  # faces that the batch norm statistics of the samples are taken from
-LAST_CHECKPOINTS = 3
 LONG_TERM_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
-LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second')
+# A training that fails: the discriminator's loss so close to the least possible, or so little of the diversity
+# of real faces, in as many samples and steps one after another.
+LOSS_MARGIN = 0.01
+LEAST_DIVERSITY = 0.1
+FAILING_SAMPLES, FAILING_STEPS = 3, 1000
 # Values of the system that flags may override. A resumed run cannot: it would be another run.
 OVERRIDES = ('batch_size', 'learning_rate', 'beta1', 'label_smoothing', 'update_order', 'ema', 'precision')
 
 
-def parse_arguments():
+def parse_arguments(arguments=None):
+    """The flags in `arguments`, those of the command line if None. Raises UserError."""
     parser = cli.Parser('Train a DCGAN to draw faces.')
-    add = parser.add_argument
+    add, steps = parser.add_argument, cli.number(int, 1, 10**9)
     add('--data', help='celeba (the default, downloaded), demo, or a zip or folder of images')
-    add('--data-dir', type=Path, default=Path('data'), help='where downloads and prepared faces are kept (data)')
+    add('--data-dir', type=cli.path, default=Path('data'), help='where downloads and prepared faces are kept (data)')
     add('--sources', nargs='+', metavar='URL', help='download CelebA from here instead')
     add('--system', choices=SYSTEMS, help='whose networks and settings (oreilly)')
     add('--epochs', type=cli.number(int, 1, 1_000_000), help='passes over the data')
-    add('--steps', type=cli.number(int, 1, 10**9), help='stop after so many steps in all')
+    add('--steps', type=steps, help='stop after so many steps in all')
     add('--batch-size', type=cli.number(int, 2, 65_536), help='images a step')
     add('--learning-rate', type=cli.number(float, 0, 1, above=True), help="Adam's, of both networks")
     add('--beta1', type=cli.number(float, 0, 0.9999), help="Adam's decay of the mean gradient")
@@ -55,26 +61,40 @@ def parse_arguments():
     add('--precision', choices=PRECISIONS, help='what layers compute in; weights are float32 in both (fp32)')
     add('--xla', action='store_true', default=None, help='compile the training step with XLA')
     add('--seed', type=cli.number(int, 0, 2**31 - 1), help='decides weights, order and latents (0)')
-    add('--run-dir', type=Path, help='directory of the run (runs/SYSTEM-DATE-TIME)')
-    add('--resume', nargs='?', const='newest', metavar='STEP', help='go on from the newest checkpoint, or that of STEP')
-    add('--sample-every', type=cli.number(int, 1, 10**9), help='steps between grids and lines of the log')
-    add('--checkpoint-every', type=cli.number(int, 1, 10**9), help='steps between checkpoints (1000)')
+    add('--run-dir', type=cli.path, help='directory of the run (runs/SYSTEM-DATE-TIME)')
+    add(
+        '--resume', nargs='?', const=rundir.NEWEST, type=steps, metavar='STEP', help='go on: newest checkpoint, or STEP'
+    )
+    add('--sample-every', type=steps, help='steps between grids and lines of the log')
+    add('--checkpoint-every', type=steps, help='steps between checkpoints (1000)')
     add('--keep-every', type=cli.number(int, 1, 1_000_000), help='epochs between checkpoints that are never deleted')
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.resume and not args.run_dir:
         parser.error('--resume needs --run-dir: which run?')
-    if args.resume and args.resume != 'newest' and not args.resume.isdecimal():
-        parser.error(f'--resume takes the number of a step, not {args.resume!r}')
     if args.data == '':
         parser.error('--data is empty')
     return args
+
+
+def check_settings(saved: dict):
+    """Raise UserError unless the settings in run.json, `saved`, are those that flags of the same values give."""
+    given = {name: value for name, value in saved.items() if value is not None and value is not False}
+    flags = [f'--{name.replace("_", "-")}' + ('' if value is True else f'={value}') for name, value in given.items()]
+    try:
+        settings = choose_settings(parse_arguments(flags))
+        settings |= {name: saved[name] for name in ('data', 'data_dir') if isinstance(saved.get(name), str)}
+        wrong = [name for name in settings | saved if name not in settings or settings[name] != saved.get(name)]
+    except cli.UserError as error:
+        wrong = [str(error)]
+    if wrong:
+        raise cli.UserError(f'the settings in run.json are damaged, or of another version: {", ".join(wrong)}')
 
 
 def choose_settings(args, saved=None) -> dict:
     """The settings of the run: `saved` ones, or those of the system, and over them what `args` says.
 
     How long it runs is what --epochs or --steps said last. Raises UserError where `args` would change
-    what a resumed run cannot change.
+    what a resumed run cannot change, or `saved` is damaged.
     """
     given = {name: value for name, value in vars(args).items() if value is not None}
     system = (saved or given).get('system', 'oreilly')
@@ -82,8 +102,7 @@ def choose_settings(args, saved=None) -> dict:
     settings |= {name: getattr(SYSTEMS[system], name) for name in ('epochs', 'sample_every', *OVERRIDES)}
     settings |= {'seed': 0, 'checkpoint_every': 1000, 'keep_every': None, 'xla': False}
     if saved is not None:
-        if saved.keys() != settings.keys():
-            raise cli.UserError('the settings in run.json are of another version: this run cannot be resumed')
+        check_settings(saved)
         settings = dict(saved)
         for name in ('system', 'seed', *OVERRIDES):
             if given.get(name, settings[name]) != settings[name]:
@@ -157,39 +176,11 @@ def plot_losses(log: Path, path: Path):
         figure.savefig(temporary)
 
 
-def find_step(run_dir: Path, step) -> Path | None:
-    """The checkpoint of a run directory: that of `step` (a number in words) or the newest, None if there is none."""
-    checkpoints = generate.find_checkpoints(run_dir)
-    if step == 'newest':
-        return list(checkpoints.values())[-1] if checkpoints else None
-    if int(step) not in checkpoints:
-        steps = ', '.join(map(str, checkpoints)) or 'none'
-        raise cli.UserError(f'{run_dir} has no checkpoint of step {step}, only of {steps}')
-    return checkpoints[int(step)]
-
-
-def go_back(run_dir: Path, step):
-    """Undo what a run wrote after `step`: set later checkpoints aside, and cut the log."""
-    for later, checkpoint in generate.find_checkpoints(run_dir).items():
-        if later > step:
-            aside = run_dir / 'checkpoints' / 'abandoned'
-            aside.mkdir(exist_ok=True)
-            print(f'Set aside: {checkpoint.name}, now in {aside}')
-            for file in checkpoint.parent.glob(f'*-{later}.*'):
-                file.replace(aside / file.name)
-    log = run_dir / 'log.csv'
-    rows = [line.split(',') for line in log.read_text(errors='replace').splitlines()] if log.exists() else []
-    rows = [row for row in rows if len(row) == len(LOG_COLUMNS) and row[0].isdecimal() and int(row[0]) <= step]
-    with helper.replacing(log) as temporary:
-        temporary.write_text(''.join(','.join(row) + '\n' for row in [LOG_COLUMNS, *rows]))
-
-
 def open_run(run_dir: Path, settings, faces):
     """Make the directories of a run, and write run.json, with all it takes to go on with it."""
     import dcgan
 
-    for folder in ('checkpoints', 'samples'):
-        (run_dir / folder).mkdir(parents=True, exist_ok=True)
+    run_dir.mkdir(parents=True, exist_ok=True)
     run = {
         'settings': settings,
         'images': len(faces),
@@ -198,6 +189,8 @@ def open_run(run_dir: Path, settings, faces):
     }
     with helper.replacing(run_dir / 'run.json') as temporary:
         temporary.write_text(json.dumps(run, indent=2) + '\n')
+    for folder in ('checkpoints', 'samples'):
+        (run_dir / folder).mkdir(exist_ok=True)
 
 
 def devices() -> str:
@@ -256,7 +249,7 @@ def build_graph(system: System, seed, xla=False) -> Graph:
                 [tf.reduce_all(tf.is_finite(variable)) for variable in tf.trainable_variables()]
             ),
             initializer=tf.global_variables_initializer(),
-            saver=tf.train.Saver(max_to_keep=LAST_CHECKPOINTS, save_relative_paths=True),
+            saver=tf.train.Saver(max_to_keep=None),
         )
         graph.finalize()
     return built
@@ -294,30 +287,56 @@ def start_session(session, built: Graph, checkpoint: Path | None) -> int:
         built.saver.restore(session, str(checkpoint))
     except (tf.errors.OpError, ValueError):
         raise cli.UserError(f'{checkpoint} is damaged, or not a checkpoint of this run') from None
-    older = [path.with_suffix('') for path in checkpoint.parent.glob('step-*.index')]
-    older.sort(key=lambda path: int(path.name.removeprefix('step-')))
-    built.saver.recover_last_checkpoints(list(map(str, older)))  # to be deleted in their turn
     return int(session.run(built.step))
 
 
-def save_checkpoint(session, built: Graph, path: Path, step, **options):
-    """Save all variables as `path`-STEP. Raises UserError where it cannot be written."""
+def save_checkpoint(session, built: Graph, run_dir: Path, kind, step):
+    """Save all variables as checkpoints/KIND-STEP. Raises UserError where it cannot be written."""
     import dcgan
 
+    path = run_dir / 'checkpoints' / kind
     try:
-        built.saver.save(session, str(path), step, write_meta_graph=False, **options)
+        built.saver.save(session, str(path), step, write_meta_graph=False, write_state=False)
     except dcgan.tf.errors.OpError as error:
+        rundir.remove_leftovers(run_dir)
         raise cli.UserError(
             f'no checkpoint of step {step}: {path.parent} cannot be written, a full disk perhaps; '
             f'those from before are whole ({error.message.splitlines()[0]})'
         ) from None
 
 
-def show_generator_output(session, built: Graph, latents, path: Path):
-    """Draw a grid of faces into a PNG file."""
-    grid = helper.images_square_grid(session.run(built.samples, {built.input_z: latents}), (-1, 1))
+def show_generator_output(session, built: Graph, latents, path: Path) -> np.ndarray:
+    """Draw a grid of faces into a PNG file; returns the faces, uint8 (N, H, W, 3)."""
+    faces = helper.to_uint8(session.run(built.samples, {built.input_z: latents}), (-1, 1))
     with helper.replacing(path) as temporary:
-        grid.save(temporary)
+        helper.images_square_grid(faces).save(temporary)
+    return faces
+
+
+def diversity(faces) -> float:
+    """How much faces, uint8 (N, H, W, 3), differ from one another: the mean of each value's standard deviation."""
+    return float(np.std(faces, axis=0).mean())
+
+
+def sign_of_failure(d_loss, label, drawn, real) -> str | None:
+    """What shows that the training fails, None if nothing does.
+
+    d_loss: the discriminator's mean loss; label: that of real images; drawn, real: the diversity of faces.
+    """
+    floor = sum(p * math.log(1 / p) for p in (label, 1 - label) if p)  # of the loss: the entropy of the label
+    if d_loss < floor + LOSS_MARGIN:
+        return f'the discriminator tells all faces apart (its loss is {d_loss:.4f}, at least {floor:.4f} in any case)'
+    if drawn < real * LEAST_DIVERSITY:
+        return f'the faces are nearly all the same (diversity {drawn:.2f}, of real ones {real:.2f})'
+    return None
+
+
+def add_event(events, **what):
+    """Add an event to a file of TensorBoard. `tf.summary.FileWriter` would have a thread fail on a full disk."""
+    import dcgan
+
+    events.write(dcgan.tf.Event(wall_time=time.time(), **what).SerializeToString())
+    events.flush()
 
 
 def length(settings, images) -> tuple[int, int]:
@@ -343,20 +362,25 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
     # The grids show the first faces that `generate.py --seed SEED` draws.
     sample_z = generate.draw_latents(system, np.random.default_rng(seed), SAMPLES)
     statistics_z = generate.draw_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)
-    checkpoints, log = run_dir / 'checkpoints', run_dir / 'log.csv'
+    real = diversity(next(helper.get_batches(faces, min(SAMPLES, len(faces)), seed, 0)))
+    log = run_dir / 'log.csv'
     stop = stop_on_signals()
     built = build_graph(system, seed, settings['xla'])
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(generate.open_session(built.graph))
         step = start_session(session, built, checkpoint)
         open_run(run_dir, settings, faces)
-        go_back(run_dir, step)
+        rundir.go_back(run_dir, step)
         file = stack.enter_context(open(log, 'a', newline=''))
         rows = csv.writer(file, lineterminator='\n')
-        events = stack.enter_context(tf.summary.FileWriter(str(run_dir), filename_suffix=f'.from-step-{step}'))
-        events.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)  # hides what came after it
+        events = run_dir / f'events.out.tfevents.{time.time():.0f}.from-step-{step}'
+        events = stack.enter_context(tf.io.TFRecordWriter(str(events)))
+        add_event(events, file_version='brain.Event:2')
+        # Hides what came after it.
+        add_event(events, step=step, session_log=tf.SessionLog(status=tf.SessionLog.START))
         bar = stack.enter_context(helper.progress(total=last_step, initial=step, unit=' steps'))
         recent = []
+        healthy, failing, warned = step, 0, False
         began = time.perf_counter()
         ready = stack.enter_context(contextlib.closing(prefetch(batches(system, faces, seed, step))))
         for images, latents in itertools.islice(ready, last_step - step):
@@ -371,7 +395,7 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
             keep = step % (keep_every * epoch_steps) == 0
             if not np.isfinite(scalars).all() or ((save or keep) and not session.run(built.weights_finite)):
                 raise cli.UserError(
-                    f'the training diverged: not finite at step {step}. The checkpoints in {checkpoints} are '
+                    f'the training diverged: not finite at step {step}. The checkpoints in {run_dir} are '
                     'from before: go on from one with --resume, or start again with a lower --learning-rate'
                 )
             rows.writerow((step, epoch, *(f'{value:.6g}' for value in recent[-1])))
@@ -379,25 +403,32 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
                 file.flush()
                 session.run(built.refresh_statistics, {built.input_z: statistics_z})
             if save:
-                save_checkpoint(session, built, checkpoints / 'step', step)
+                save_checkpoint(session, built, run_dir, 'step', step)
+                rundir.delete_old(run_dir, healthy)
             if keep:
-                save_checkpoint(session, built, checkpoints / 'keep', step, write_state=False)  # so never deleted
+                save_checkpoint(session, built, run_dir, 'keep', step)
             if sample:
                 grid = run_dir / 'samples' / f'step-{step:08}.png'
-                show_generator_output(session, built, sample_z, grid)
+                drawn = diversity(show_generator_output(session, built, sample_z, grid))
                 plot_losses(log, run_dir / 'losses.png')
                 means = dict(zip(LOG_COLUMNS[2:], np.mean(recent, axis=0), strict=True))
                 means['images_per_second'] = statistics.harmonic_mean(row[-1] for row in recent)
                 recent.clear()
                 values = [tf.Summary.Value(tag=name, simple_value=value) for name, value in means.items()]
-                events.add_summary(tf.Summary(value=values), step)
-                events.flush()
+                add_event(events, step=step, summary=tf.Summary(value=values))
                 bar.write(
                     f'Epoch {epoch}/{last_epoch}, step {step}: '
                     'discriminator loss {d_loss:.4f}, generator loss {g_loss:.4f}, D(x) {d_real:.3f}, '
                     'D(G(z)) {d_fake:.3f}, {images_per_second:.1f} images/s, '.format(**means)
                     + f'samples {grid}'
                 )
+                sign = sign_of_failure(means['d_loss'], system.label_smoothing, drawn, real)
+                healthy, failing = (healthy, failing + 1) if sign else (step, 0)
+                if failing >= FAILING_SAMPLES and step - healthy >= FAILING_STEPS and not warned:
+                    warned = f'Warning: since step {healthy} {sign}; {rundir.way_back(run_dir, healthy)}'
+                    bar.write(warned)
+                    with open(run_dir / 'warnings.log', 'a') as warnings:
+                        warnings.write(f'Step {step}. {warned}\n')
             bar.update()
             if last:
                 break
@@ -413,11 +444,15 @@ def main():
     args = parse_arguments()
     run_dir, run, checkpoint = args.run_dir, {}, None
     if args.resume:
-        run = generate.read_run(run_dir)
-        checkpoint = find_step(run_dir, args.resume)
-    elif run_dir and generate.holds_something(run_dir):
-        raise cli.UserError(f'{run_dir} is in use: add --resume to go on, or name another --run-dir')
+        run = rundir.read_run(run_dir)
+        rundir.lock(run_dir)
+    elif run_dir and rundir.holds_something(run_dir):
+        raise cli.UserError(f'{run_dir} is not empty: add --resume to go on, or name another --run-dir')
     settings = choose_settings(args, run.get('settings'))
+    if args.sources and settings['data'] != 'celeba':
+        raise cli.UserError('--sources is about --data celeba, and not about other data')
+    if args.resume:
+        checkpoint = rundir.find_step(run_dir, args.resume)
     faces = load_data(settings, args.sources)
     if len(faces) < settings['batch_size']:
         raise cli.UserError(f'{len(faces)} images do not fill a batch of {settings["batch_size"]}: lower --batch-size')
@@ -426,9 +461,18 @@ def main():
     _, last_step = length(settings, len(faces))
     if checkpoint and int(checkpoint.name.split('-')[1]) >= last_step:
         raise cli.UserError(f'{checkpoint} has all of {last_step} steps: to go on, raise --epochs or --steps')
-    run_dir = run_dir or generate.unused(Path('runs') / f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}')
+    if not run:
+        name = f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
+        run_dir = run_dir or rundir.unused(Path('runs') / name)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        rundir.lock(run_dir)
     print(f'Run: {run_dir}\nFaces: {len(faces)}\n{devices()}')
-    train(settings, faces, run_dir, checkpoint)
+    import dcgan
+
+    try:
+        train(settings, faces, run_dir, checkpoint)
+    except (OSError, dcgan.tf.errors.ResourceExhaustedError) as error:  # no disk space, or no memory
+        raise cli.UserError(f'stopped; all checkpoints in {run_dir} are whole. The reason: {error}') from None
 
 
 if __name__ == '__main__':

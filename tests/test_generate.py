@@ -8,6 +8,7 @@ from PIL import Image
 
 import generate
 import helper
+import rundir
 from benchmarks.compare import distances
 from systems import SYSTEMS
 
@@ -71,7 +72,7 @@ def test_the_shipped_generator_is_small_and_a_generator_only():
 
     size = sum(path.stat().st_size for path in (generate.PRETRAINED / 'checkpoints').iterdir())
     assert size < 20 * 2**20
-    saved = dcgan.tf.train.load_checkpoint(str(generate.find_checkpoint(generate.PRETRAINED)[1]))
+    saved = dcgan.tf.train.load_checkpoint(str(rundir.find_checkpoint(generate.PRETRAINED)[1]))
     shapes = saved.get_variable_to_shape_map()
     # the published parameters, and two moving averages for each of 512 + 256 + 128 channels
     assert sum(np.prod(shape) for shape in shapes.values()) == 4_312_195 + 2 * 896

@@ -13,6 +13,7 @@ from conftest import ROOT, run_command
 from PIL import Image
 
 import generate
+import rundir
 import train
 from systems import SYSTEMS
 
@@ -155,7 +156,7 @@ def test_resume_of_a_run_without_a_checkpoint_begins_again(copy, tmp_path):
 def test_a_kept_checkpoint_can_be_the_newest(copy):
     for path in (copy / 'checkpoints').glob('step-*'):
         path.unlink()
-    assert generate.find_checkpoint(copy) == (copy, copy / 'checkpoints' / 'keep-10')
+    assert rundir.find_checkpoint(copy) == (copy, copy / 'checkpoints' / 'keep-10')
 
 
 def test_tensorboard_events_hold_the_means_that_are_printed(trained):

@@ -1,0 +1,162 @@
+"""What is kept of a run, and how does one go on with it, or back?
+
+A run directory: run.json, log.csv, checkpoints. Weights live in TensorFlow's checkpoints, all else is text.
+"""
+
+import itertools
+import json
+import math
+import os
+import re
+import shlex
+from pathlib import Path
+
+import cli
+import helper
+from systems import SYSTEMS
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: a run directory is not locked there
+    fcntl = None
+
+LAST_CHECKPOINTS = 3
+NEWEST = math.inf  # in place of a step: the newest checkpoint
+LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second')
+
+
+def read_run(run_dir: Path) -> dict:
+    """The run.json of a run directory. Raises UserError."""
+    try:
+        run = json.loads((run_dir / 'run.json').read_text())
+        SYSTEMS[run['settings']['system']], run['data_digest']
+        return run
+    except FileNotFoundError:
+        raise cli.UserError(f'{run_dir} is not the directory of a training run: it has no run.json') from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise cli.UserError(f'{run_dir / "run.json"} is damaged, or of another version') from None
+
+
+def unused(path: Path) -> Path:
+    """`path`, or the first of path-2, path-3, ... that is not there yet, or empty."""
+    numbered = (path.with_name(f'{path.name}-{number}') for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([path], numbered) if not holds_something(folder))
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether there is anything in `folder` but hidden files, such as a killed process leaves."""
+    return folder.exists() and not all(path.name.startswith('.') for path in folder.iterdir())
+
+
+def lock(run_dir: Path):
+    """Keep other processes from `run_dir` as long as this one lives, however it ends. Raises UserError."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(os.open(run_dir, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)  # open until the process ends
+    except BlockingIOError:
+        raise cli.UserError(f'{run_dir} is in use: another process trains there') from None
+    except OSError:  # a file system without locks
+        pass
+
+
+def find_checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
+    """Step and prefix, which TensorFlow names it by, of each checkpoint of a run directory, the newest last."""
+    folder = run_dir / 'checkpoints'
+    names = (re.fullmatch(r'(\w+-(\d+))\.index', path.name) for path in folder.glob('*.index'))
+    return sorted((int(name[2]), folder / name[1]) for name in names if name)
+
+
+def find_checkpoint(path) -> tuple[Path, Path]:
+    """The run directory and the checkpoint that `path` means: a checkpoint, or the newest of a run directory."""
+    path = Path(path).absolute()
+    if path.is_dir():
+        checkpoints = find_checkpoints(path)
+        if not checkpoints:
+            raise cli.UserError(f'{path} has no checkpoint')
+        return path, checkpoints[-1][1]
+    prefix = path.with_suffix('') if path.suffix == '.index' else path
+    if not prefix.with_name(f'{prefix.name}.index').exists():
+        raise cli.UserError(f'{path}: no such run directory or checkpoint')
+    return prefix.parent.parent, prefix
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether all tensors of a checkpoint can be read; TensorFlow compares their checksums only then."""
+    import dcgan
+
+    try:
+        saved = dcgan.tf.train.load_checkpoint(str(checkpoint))
+        for name in saved.get_variable_to_shape_map():
+            saved.get_tensor(name)
+    except Exception:  # a damaged file makes the reader raise nearly anything: OpError, IndexError, ValueError
+        return False
+    return True
+
+
+def find_step(run_dir: Path, step) -> Path | None:
+    """The newest checkpoint of a run directory that is whole, or that of a `step`; None if it has none at all.
+
+    Raises UserError when what is there is damaged, or not of that step.
+    """
+    checkpoints = find_checkpoints(run_dir)
+    wanted = [path for number, path in checkpoints if step in (NEWEST, number)]
+    for path in reversed(wanted):
+        if is_whole(path):
+            return path
+        print(f'{path} is damaged' + (': going back to the one before' if path != wanted[0] else ''))
+    if step != NEWEST and not wanted:
+        steps = ', '.join(str(number) for number, _ in checkpoints) or 'none'
+        raise cli.UserError(f'{run_dir} has no checkpoint of step {step}, only of {steps}')
+    if wanted:
+        raise cli.UserError(f'{run_dir} has no whole checkpoint' + ('' if step == NEWEST else f' of step {step}'))
+    print(f'{run_dir} has no checkpoint yet: beginning again')
+    return None
+
+
+def remove_leftovers(run_dir: Path):
+    """Remove what a process that was killed, or found the disk full, left of files it had not finished.
+
+    A checkpoint gets its name with its index, last; data without an index are none.
+    """
+    for file in [*run_dir.glob('.*'), *run_dir.glob('samples/.*'), *run_dir.glob('checkpoints/*')]:
+        checkpoint, data, _ = file.name.partition('.data-')
+        unfinished = '.tempstate' in file.name or (data and not file.with_name(f'{checkpoint}.index').exists())
+        if unfinished or re.match(r'\.[0-9a-f]{32}\.', file.name):  # of `helper.replacing`
+            print(f'Removed, not finished: {file}')
+            file.unlink()
+
+
+def go_back(run_dir: Path, step):
+    """Undo what a run wrote after `step`: set later checkpoints aside, and cut the log."""
+    remove_leftovers(run_dir)
+    for later, checkpoint in find_checkpoints(run_dir):
+        if later > step:
+            aside = run_dir / 'checkpoints' / 'abandoned'
+            aside.mkdir(exist_ok=True)
+            print(f'Set aside: {checkpoint.name}, now in {aside}')
+            for file in checkpoint.parent.glob(f'{checkpoint.name}.*'):
+                file.replace(aside / file.name)
+    log = run_dir / 'log.csv'
+    rows = [line.split(',') for line in log.read_text(errors='replace').splitlines()] if log.exists() else []
+    rows = [row for row in rows if len(row) == len(LOG_COLUMNS) and row[0].isdecimal() and int(row[0]) <= step]
+    with helper.replacing(log) as temporary:
+        temporary.write_text(''.join(','.join(row) + '\n' for row in [LOG_COLUMNS, *rows]))
+
+
+def delete_old(run_dir: Path, healthy):
+    """Delete the `step-` checkpoints but the last ones, and the last that is no later than step `healthy`."""
+    checkpoints = [item for item in find_checkpoints(run_dir) if item[1].name.startswith('step-')]
+    stay = checkpoints[-LAST_CHECKPOINTS:] + [item for item in checkpoints if item[0] <= healthy][-1:]
+    for item in checkpoints:
+        if item not in stay:
+            for file in sorted(item[1].parent.glob(f'{item[1].name}.*'), reverse=True):  # the index before the data
+                file.unlink()
+
+
+def way_back(run_dir: Path, healthy) -> str:
+    """How to go back to the newest checkpoint that is no later than step `healthy`."""
+    steps = [step for step, _ in find_checkpoints(run_dir) if step <= healthy]
+    if not steps:
+        return 'no checkpoint is from before: start again with a lower --learning-rate or another --seed'
+    return f'to go back: python train.py --resume {steps[-1]} --run-dir {shlex.quote(str(run_dir))}'
