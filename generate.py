@@ -88,15 +88,17 @@ def load_demo(data_dir) -> np.ndarray:
     """
     size = SYSTEMS[rundir.read_run(PRETRAINED)['settings']['system']].image_size
     prepared = Path(data_dir) / f'demo-{size}-{helper.fingerprint(PRETRAINED, DEMO_FACES)}.npy'
-    if not prepared.exists():
-        faces = helper.progress(
+    faces = helper.open_faces(prepared, size)
+    if faces is None:
+        chunks = helper.progress(
             iterable=draw_faces(PRETRAINED, DEMO_FACES, seed=0),
             desc='Drawing the demo faces',
             total=math.ceil(DEMO_FACES / CHUNK),
             unit=' chunks',
         )
-        helper.save_faces(prepared, size, DEMO_FACES, faces)
-    return np.load(prepared, mmap_mode='r')
+        helper.save_faces(prepared, size, DEMO_FACES, chunks)
+        faces = helper.open_faces(prepared, size)
+    return faces
 
 
 def export_generator(checkpoint, out: Path):

@@ -9,6 +9,7 @@ python train.py --resume --run-dir runs/NAME  go on where a run stopped
 import contextlib
 import csv
 import datetime
+import gc
 import itertools
 import json
 import math
@@ -112,8 +113,8 @@ def choose_settings(args, saved=None) -> dict:
         settings |= {'epochs': None, 'steps': None}
     settings |= {name: given[name] for name in settings if name in given}
     if settings['data'] not in ('celeba', 'demo'):
-        settings['data'] = str(Path(settings['data']).resolve())
-    settings['data_dir'] = str(Path(settings['data_dir']).resolve())
+        settings['data'] = str(Path(settings['data']).absolute())
+    settings['data_dir'] = str(Path(settings['data_dir']).absolute())
     return settings
 
 
@@ -174,6 +175,8 @@ def plot_losses(log: Path, path: Path):
         axes.legend()
     with helper.replacing(path) as temporary:
         figure.savefig(temporary)
+    del figure, losses, scores, axes
+    gc.collect()  # a figure is a cycle of megabytes, and Python by itself would look for such ones too seldom
 
 
 def open_run(run_dir: Path, settings, faces):
