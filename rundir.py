@@ -5,7 +5,6 @@ A run directory: run.json, log.csv, checkpoints. Weights live in TensorFlow's ch
 
 import itertools
 import json
-import math
 import os
 import re
 import shlex
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import cli
 import helper
+from settings import NEWEST
 from systems import SYSTEMS
 
 try:
@@ -21,7 +21,6 @@ except ModuleNotFoundError:  # Windows: a run directory is not locked there
     fcntl = None
 
 LAST_CHECKPOINTS = 3
-NEWEST = math.inf  # in place of a step: the newest checkpoint
 LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second')
 
 

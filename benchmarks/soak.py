@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import train  # noqa: E402
+from settings import choose_settings, parse_arguments  # noqa: E402
 from systems import SYSTEMS, System  # noqa: E402
 
 CHANNELS = 4
@@ -63,7 +64,7 @@ def main():
     print(f'{"step":>8}{"memory, MB":>12}{"operations":>12}{"files":>8}', file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
         flags = f'--batch-size 4 --steps {args.steps} --sample-every {EVERY} --checkpoint-every {EVERY}'
-        settings = train.choose_settings(train.parse_arguments(flags.split()))
+        settings = choose_settings(parse_arguments(flags.split()))
         with contextlib.redirect_stdout(nowhere):
             train.train(settings, faces, Path(folder))
     before, after = figures[WARM_UP], figures[args.steps]

@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 import generate  # noqa: E402
 import helper  # noqa: E402
 import train  # noqa: E402
+from settings import choose_settings  # noqa: E402
 from systems import PRECISIONS, SYSTEMS, Layer, System  # noqa: E402
 
 BATCHES = (16, 64, 128)
@@ -178,7 +179,7 @@ def ours(batch, precision='fp32', xla=False, image_size=28, images=IMAGES, steps
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
         faces = synthetic(images, image_size, Path(folder))
         output, sys.stdout = sys.stdout, nowhere
-        train.train(train.choose_settings(args), faces, Path(folder) / 'run')
+        train.train(choose_settings(args), faces, Path(folder) / 'run')
         sys.stdout = output
         with open(Path(folder) / 'run' / 'log.csv') as file:
             rates = [float(row['images_per_second']) for row in csv.DictReader(file)][WARM_UP:]

@@ -22,6 +22,7 @@ import generate
 import rundir
 import train
 from benchmarks.soak import narrow
+from settings import NEWEST, check_settings, choose_settings, parse_arguments
 from systems import SYSTEMS
 
 
@@ -126,7 +127,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(copy, capsys
     spoil, suffix = DAMAGES[damage]
     for name in ('step-10', 'keep-10'):
         spoil(copy / 'checkpoints' / f'{name}.{suffix}')
-    assert rundir.find_step(copy, rundir.NEWEST) == copy / 'checkpoints' / 'step-9'
+    assert rundir.find_step(copy, NEWEST) == copy / 'checkpoints' / 'step-9'
     if damage != 'unlink index':  # then there is no such checkpoint any more
         assert capsys.readouterr().out.count('step-10 is damaged: going back to the one before\n') == 1
     with pytest.raises(cli.UserError, match='no checkpoint of step 10|no whole checkpoint of step 10'):
@@ -224,17 +225,17 @@ def test_a_read_only_run_directory_ends_in_one_line(disk, trained, tmp_path):
 
 def test_settings_in_run_json_that_are_none_are_named(copy):
     saved = json.loads((copy / 'run.json').read_text())['settings']
-    train.check_settings(saved)
-    train.check_settings(saved | {'data': '/elsewhere', 'epochs': None, 'steps': 7, 'xla': True, 'ema': 0.0})
+    check_settings(saved)
+    check_settings(saved | {'data': '/elsewhere', 'epochs': None, 'steps': 7, 'xla': True, 'ema': 0.0})
     wrong = [('batch_size', 'many'), ('batch_size', -8), ('batch_size', None), ('batch_size', True), ('ema', [1])]
     wrong += [('learning_rate', float('nan')), ('data', 5), ('data', None), ('epochs', None), ('xla', 'yes')]
     wrong += [('seed', 1.5), ('unknown', 1), ('run_dir', 'x')]
     for name, value in wrong:
         with pytest.raises(cli.UserError, match=f'run.json.*{name.replace("_", ".")}'):
-            train.check_settings(saved | {name: value})
+            check_settings(saved | {name: value})
     del saved['ema']
     with pytest.raises(cli.UserError, match='ema'):
-        train.check_settings(saved)
+        check_settings(saved)
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"settings": []}', '{"settings": "oreilly"}', '[' * 100_000, '\0', '5'])
@@ -266,7 +267,7 @@ def test_a_training_that_fails_is_reported_once_with_the_way_back(tmp_path, monk
     faces = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 3), dtype=np.uint8)
     run_dir = tmp_path / 'my run'
     flags = '--batch-size 4 --learning-rate 0.5 --steps 1600 --sample-every 200 --checkpoint-every 100 --ema 0'
-    train.train(train.choose_settings(train.parse_arguments(flags.split())), faces, run_dir)
+    train.train(choose_settings(parse_arguments(flags.split())), faces, run_dir)
     (warning,) = re.findall('Warning: .*', capsys.readouterr().out)
     assert (run_dir / 'warnings.log').read_text().endswith(f'{warning}\n')
     assert len((run_dir / 'warnings.log').read_text().splitlines()) == 1
