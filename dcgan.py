@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import math
 import os
+import zlib
 from typing import NamedTuple
 
 from systems import PRECISIONS, Layer, System
@@ -50,18 +51,32 @@ BATCH_NORM_MOMENTUM = 0.99
 
 
 class Losses(NamedTuple):
-    """What one batch gives before the weights move: four scalars and the generated images."""
+    """What one batch gives before the weights move: two scalars, and for each of its N images."""
 
     d_loss: tf.Tensor
     g_loss: tf.Tensor
-    d_real: tf.Tensor  # D(x), the mean probability of being real that real images get
+    d_real: tf.Tensor  # D(x), the probability of being real that each real image gets, (N, 1)
     d_fake: tf.Tensor  # D(G(z)), the same for generated images
     fake: tf.Tensor  # (N, H, W, 3) in -1..1
 
 
 def weights(shape, stddev, dtype):
-    """The variable `kernel` of the current scope, float32 and N(0, stddev) at first, as a tensor of `dtype`."""
-    return tf.cast(tf.get_variable('kernel', shape, initializer=tf.random_normal_initializer(stddev=stddev)), dtype)
+    """The variable `kernel` of the current scope, float32, as a tensor of `dtype`.
+
+    At first it is N(0, stddev), or for a stddev of 0 uniform as Glorot and Bengio (2010) have it.
+    """
+    initializer = tf.random_normal_initializer(stddev=stddev) if stddev else tf.glorot_uniform_initializer()
+    return tf.cast(tf.get_variable('kernel', shape, initializer=initializer), dtype)
+
+
+def random_seed(scope='random'):
+    """The seed of a stateless random operation: each has its own, decided by the graph's seed and the step.
+
+    So a resumed run draws what it would have drawn.
+    """
+    graph = tf.get_default_graph()
+    of_operation = zlib.crc32(graph.unique_name(scope).encode()) ^ (graph.seed or 0)
+    return tf.stack([tf.constant(of_operation, tf.int64), tf.train.get_or_create_global_step()])
 
 
 def dense(x, shape, stddev, scope='dense'):
@@ -195,10 +210,20 @@ def batch_norm(x, training, momentum=BATCH_NORM_MOMENTUM, scope='batch_norm'):
         return x
 
 
+def dropout(x, rate):
+    """Set a share `rate` of `x` to 0, and scale the rest so that the mean stays (Srivastava et al., 2014)."""
+    return tf.nn.experimental.stateless_dropout(x, rate, random_seed('dropout'))
+
+
 def network(system: System, layers: tuple[Layer, ...], x, training, momentum=BATCH_NORM_MOMENTUM):
     """Stack `layers` on `x`, each under a scope of its own: layer1, layer2, ... Float32 comes out of the last."""
     convolutions = {'conv2d': conv2d, 'conv2d_transpose': conv2d_transpose}
-    activations = {'leaky_relu': lambda x: tf.nn.leaky_relu(x, system.leaky_slope), 'tanh': tf.tanh, None: tf.identity}
+    activations = {
+        'leaky_relu': lambda x: tf.nn.leaky_relu(x, system.leaky_slope),
+        'relu': tf.nn.relu,
+        'tanh': tf.tanh,
+        None: tf.identity,
+    }
     x = tf.cast(x, PRECISIONS[system.precision])
     for number, layer in enumerate(layers, 1):
         with tf.variable_scope(f'layer{number}'):
@@ -212,6 +237,8 @@ def network(system: System, layers: tuple[Layer, ...], x, training, momentum=BAT
                 x = tf.cast(x, tf.float32)
             x = batch_norm(x, training, momentum) if layer.batch_norm else bias(x)
             x = activations[layer.activation](x)
+            if training and layer.dropout and system.dropout:
+                x = dropout(x, system.dropout)
     return x
 
 
@@ -243,33 +270,56 @@ def discriminator(system: System, images, reuse=False):
         return network(system, system.discriminator, images, training=True)
 
 
-def cross_entropy(logits, label):
-    """Mean sigmoid cross-entropy of `logits` against the same `label` (0..1) for all."""
+def cross_entropy(logits, label, noise=0.0):
+    """Mean sigmoid cross-entropy of `logits` against the same `label` (0..1) for all.
+
+    noise: each label moves towards the other, 1 - label, by this times its difference to it at most, at random.
+    """
     labels = tf.fill(tf.shape(logits), label)
+    if noise:
+        labels += noise * (1 - 2 * label) * tf.random.stateless_uniform(tf.shape(logits), random_seed('label_noise'))
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits))
 
 
 def model_loss(system: System, input_real, input_z):
     """Build both networks and the losses of Goodfellow et al. (2014), the generator's not saturating.
 
-    Real images are labelled `system.label_smoothing` (0.9 as published), generated ones 0; the generator
-    wants its images to get the label of real ones.
+    The discriminator learns to give real images `system.real_label` (0.9 where it is smoothed) and generated
+    ones `system.fake_label`; the generator wants its images to get `system.wanted_label`.
     """
     fake = generator(system, input_z)
     real = tf.cast(input_real, tf.float32) / 255 - 0.5  # the article's range
     real_logits = discriminator(system, real * 2)  # the generator's
     fake_logits = discriminator(system, fake, reuse=True)
+    of_real = cross_entropy(real_logits, system.real_label, system.label_noise)
+    of_fake = cross_entropy(fake_logits, system.fake_label, system.label_noise)
+    real_is_1 = system.real_label > system.fake_label  # or the logits are those of being generated
     return Losses(
-        d_loss=cross_entropy(real_logits, system.label_smoothing) + cross_entropy(fake_logits, 0.0),
-        g_loss=cross_entropy(fake_logits, system.label_smoothing),
-        d_real=tf.reduce_mean(tf.sigmoid(real_logits)),
-        d_fake=tf.reduce_mean(tf.sigmoid(fake_logits)),
+        d_loss=of_real + of_fake,
+        g_loss=cross_entropy(fake_logits, system.wanted_label),
+        d_real=tf.sigmoid(real_logits if real_is_1 else -real_logits),
+        d_fake=tf.sigmoid(fake_logits if real_is_1 else -fake_logits),
         fake=fake,
     )
 
 
+def minimize(system: System, loss, learning_rate, variables):
+    """One update of `variables` by the system's optimiser."""
+    step = tf.train.get_or_create_global_step()
+    learning_rate = tf.train.inverse_time_decay(learning_rate, step, 1, system.learning_rate_decay)
+    optimizer = {
+        'adam': lambda: tf.train.AdamOptimizer(learning_rate, system.beta1),
+        'rmsprop': lambda: tf.train.RMSPropOptimizer(learning_rate, epsilon=1e-7),  # and decay 0.9: as in Keras
+    }[system.optimizer]()
+    gradients = optimizer.compute_gradients(loss, variables)
+    if system.clip_value:
+        most = system.clip_value
+        gradients = [(tf.clip_by_value(gradient, -most, most), variable) for gradient, variable in gradients]
+    return optimizer.apply_gradients(gradients)
+
+
 def model_opt(system: System, losses: Losses, learning_rate, ema=None):
-    """One operation that makes a whole training step: both Adam updates, moving averages, global step.
+    """One operation that makes a whole training step: both updates, moving averages, global step.
 
     With the update order 'alternating' the discriminator is updated first and then the generator against
     it, on the same generated images (as published, in one session run instead of two); 'simultaneous'
@@ -278,17 +328,15 @@ def model_opt(system: System, losses: Losses, learning_rate, ema=None):
     """
     global_step = tf.train.get_or_create_global_step()
     generator_variables = tf.global_variables('generator/')
-    with tf.variable_scope('d_adam'):
-        d_optimizer = tf.train.AdamOptimizer(learning_rate, system.beta1)
-        d_train_opt = d_optimizer.minimize(losses.d_loss, var_list=tf.trainable_variables('discriminator/'))
+    with tf.variable_scope('d_optimizer'):
+        d_train_opt = minimize(system, losses.d_loss, learning_rate, tf.trainable_variables('discriminator/'))
     g_loss = losses.g_loss
     if system.update_order == 'alternating':
         with tf.control_dependencies([d_train_opt]):
             logits = discriminator(system, losses.fake, reuse=True)
-            g_loss = cross_entropy(logits, system.label_smoothing)
-    with tf.variable_scope('g_adam'):
-        g_optimizer = tf.train.AdamOptimizer(learning_rate, system.beta1)
-        g_train_opt = g_optimizer.minimize(g_loss, var_list=tf.trainable_variables('generator/'))
+            g_loss = cross_entropy(logits, system.wanted_label)
+    with tf.variable_scope('g_optimizer'):
+        g_train_opt = minimize(system, g_loss, learning_rate, tf.trainable_variables('generator/'))
     # Of the passes that share a network's variables the first updates its averages: for the discriminator
     # that is the one over the real images.
     updates = [tf.get_collection(tf.GraphKeys.UPDATE_OPS, scope) for scope in ('generator/', 'discriminator/')]
@@ -302,8 +350,8 @@ def refresh_statistics(system: System, z, ema=None):
     """An operation that sets the moving averages that samples use to the statistics of one large batch.
 
     The averages lag behind the weights, and those of averaged weights are not the average of the
-    statistics. z: latents (N, latent_size), some hundred.
+    statistics. Samples are drawn without dropout, and so are these. z: latents (N, latent_size), some hundred.
     """
     others = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
-    generator(system, z, training=True, reuse=True, ema=ema, momentum=0.0)
+    generator(system._replace(dropout=0.0), z, training=True, reuse=True, ema=ema, momentum=0.0)
     return tf.group(tf.get_collection(tf.GraphKeys.UPDATE_OPS)[len(others) :])

@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw, ImageOps
 import cli
 import helper
 import rundir
-from systems import SYSTEMS, System
+from settings import chosen_system
+from systems import System
 
 PRETRAINED = Path(__file__).parent / 'pretrained'
 CHUNK = 64  # faces drawn at once, always, so that a face depends on nothing but its number and the seed
@@ -29,7 +30,9 @@ DEMO_FACES = 8192
 
 def draw_latents(system: System, rng, count) -> np.ndarray:
     """Latents float32 (count, latent_size) from the system's distribution."""
-    return rng.uniform(*system.latent_range, (count, system.latent_size)).astype(np.float32)
+    shape = count, system.latent_size
+    latents = rng.standard_normal(shape) if system.latent == 'normal' else rng.uniform(-1, 1, shape)
+    return latents.astype(np.float32)
 
 
 def open_session(graph=None):
@@ -45,7 +48,7 @@ def open_session(graph=None):
 
 @contextlib.contextmanager
 def restored_generator(checkpoint):
-    """Yield (run, session, z, faces): what run.json says, and the generator with its trained weights.
+    """Yield (run, system, session, z, faces): what run.json says, and the generator with its trained weights.
 
     Those are the moving averages where the checkpoint has them. faces is -1..1. Raises UserError.
     """
@@ -54,7 +57,7 @@ def restored_generator(checkpoint):
     import dcgan
 
     tf = dcgan.tf
-    system = SYSTEMS[run['settings']['system']]
+    system = chosen_system(run['settings'])._replace(precision='fp32')
     with tf.Graph().as_default():
         z = tf.placeholder(tf.float32, [None, system.latent_size], 'input_z')
         faces = dcgan.generator(system, z, training=False)
@@ -68,25 +71,24 @@ def restored_generator(checkpoint):
                 tf.train.Saver(variables).restore(session, str(prefix))
             except (tf.errors.OpError, ValueError, RuntimeError):
                 raise cli.UserError(f'{prefix} is damaged, or not a checkpoint of this system') from None
-            yield run, session, z, faces
+            yield run, system, session, z, faces
 
 
 def draw_faces(checkpoint, count, seed):
     """Yield `count` faces in chunks, uint8 (n, H, W, 3). Face number i depends on `seed` and i alone."""
-    with restored_generator(checkpoint) as (run, session, z, faces):
-        system = SYSTEMS[run['settings']['system']]
+    with restored_generator(checkpoint) as (_, system, session, z, faces):
         rng = np.random.default_rng(seed)
         for start in range(0, count, CHUNK):
             images = session.run(faces, {z: draw_latents(system, rng, CHUNK)})
             yield helper.to_uint8(images[: count - start], (-1, 1))
 
 
-def load_demo(data_dir) -> np.ndarray:
+def load_demo(data_dir, size) -> np.ndarray:
     """The demo data set: DEMO_FACES faces drawn by the generator that comes with the project, no photographs.
 
-    uint8 (N, H, W, 3), memory-mapped from a file in `data_dir`, which is made the first time.
+    uint8 (N, size, size, 3), memory-mapped from a file in `data_dir`, which is made the first time. The
+    generator's faces are 28x28, and scaled where another `size` is asked for.
     """
-    size = SYSTEMS[rundir.read_run(PRETRAINED)['settings']['system']].image_size
     prepared = Path(data_dir) / f'demo-{size}-{helper.fingerprint(PRETRAINED, DEMO_FACES)}.npy'
     faces = helper.open_faces(prepared, size)
     if faces is None:
@@ -96,9 +98,14 @@ def load_demo(data_dir) -> np.ndarray:
             total=math.ceil(DEMO_FACES / CHUNK),
             unit=' chunks',
         )
-        helper.save_faces(prepared, size, DEMO_FACES, chunks)
+        helper.save_faces(prepared, size, DEMO_FACES, (resized(faces, size) for faces in chunks))
         faces = helper.open_faces(prepared, size)
     return faces
+
+
+def resized(faces: np.ndarray, size) -> np.ndarray:
+    """`faces` (N, H, W, 3) scaled to (N, size, size, 3)."""
+    return np.array([Image.fromarray(face).resize((size, size), Image.Resampling.BICUBIC) for face in faces])
 
 
 def export_generator(checkpoint, out: Path):
@@ -107,7 +114,7 @@ def export_generator(checkpoint, out: Path):
 
     if out.exists():
         raise cli.UserError(f'{out} is there already: name another folder')
-    with restored_generator(checkpoint) as (run, session, _, _):
+    with restored_generator(checkpoint) as (run, _, session, _, _):
         (out / 'checkpoints').mkdir(parents=True)
         name = out / 'checkpoints' / rundir.find_checkpoint(checkpoint)[1].name
         try:

@@ -53,7 +53,7 @@ MOST_UNREADABLE = 0.01  # of all images
 MOST_NAMED = 10  # of the images that cannot be read
 CHUNK = 64  # images that are decoded, and then written, at a time
 LEAST_CHUNKS = 32  # with fewer, starting processes takes longer than decoding
-PREPARATION = 'central 108/178, bilinear, 2'  # changes when the pixels that `get_image` gives change
+PREPARATION = 'central crop, bilinear, 3'  # changes when the pixels that `get_image` gives change
 
 
 class DataError(OSError):
@@ -224,11 +224,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 
-def get_image(image_path, width, height) -> np.ndarray:
+def get_image(image_path, width, height, crop=FACE_SIDE) -> np.ndarray:
     """The face in an image file (a path or an open file) as uint8 (height, width, 3).
 
-    An aligned CelebA image (178x218, or another resolution of it) is cropped to the article's central
-    108x108, scaled with its width; of any other image the central square is taken. Bilinear, as published.
+    An aligned CelebA image (178x218, or another resolution of it) is cropped to its central square of side
+    `crop`, the article's 108 pixels, scaled with its width; of any other image the largest central square is
+    taken. Bilinear, as published.
     A JPEG with pixels to spare is decoded at a half, a quarter or an eighth of its size: on full-size CelebA,
     at 28x28, that moves a value of 0..255 by 0.9 on average.
     Raises DataError for more than MOST_PIXELS, and nearly any exception, Pillow's, for a broken image.
@@ -239,12 +240,12 @@ def get_image(image_path, width, height) -> np.ndarray:
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             ImageOps.exif_transpose(image, in_place=True)  # decodes it whole, as it is
         whole = image.size
-        least = min(whole) * FACE_SIDE / ALIGNED_WIDTH  # no crop is smaller
+        least = min(whole) * crop / ALIGNED_WIDTH  # no crop is smaller
         reduced = image.draft(None, [math.ceil(length * max(width, height) / least) for length in whole])
         scale = reduced[1][2] / whole[0] if reduced else 1
         side = min(whole)
         if whole[1] == round(whole[0] * ALIGNED_HEIGHT / ALIGNED_WIDTH):
-            side = max(1, round(whole[0] * FACE_SIDE / ALIGNED_WIDTH))
+            side = max(1, round(whole[0] * crop / ALIGNED_WIDTH))
         left, top = (whole[0] - side) // 2, (whole[1] - side) // 2
         left, top, right, bottom = (edge * scale for edge in (left, top, left + side, top + side))
         x, y = math.floor(left), math.floor(top)
@@ -263,11 +264,11 @@ def walk(folder: Path):
         yield from (Path(parent, name) for name in names)
 
 
-def fingerprint(source: Path, image_size) -> str:
+def fingerprint(source: Path, image_size, crop=FACE_SIDE) -> str:
     """Changes with the archive, or any file of the folder, with the image size and with the crop."""
     files = sorted(walk(source)) if source.is_dir() else [source]
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if os.path.isfile(file)]
-    made_from = repr((str(source.resolve()), stats, image_size, PREPARATION))
+    made_from = repr((str(source.resolve()), stats, image_size, crop, PREPARATION))
     return hashlib.blake2s(made_from.encode(), digest_size=8).hexdigest()
 
 
@@ -321,7 +322,7 @@ def open_faces(path: Path, image_size) -> np.ndarray | None:
     return None
 
 
-def load_faces(source, image_size, cache_dir) -> np.ndarray:
+def load_faces(source, image_size, cache_dir, crop=FACE_SIDE) -> np.ndarray:
     """All faces of `source` (a zip archive or a folder of images) as uint8 (N, image_size, image_size, 3).
 
     Memory-mapped from a .npy file in `cache_dir`, which is made the first time, on all cores. Images that
@@ -330,18 +331,18 @@ def load_faces(source, image_size, cache_dir) -> np.ndarray:
     """
     source = Path(source)
     source.stat()  # where there is nothing, or a loop of links, it raises an error that says so
-    prepared = Path(cache_dir) / f'{source.stem}-{image_size}-{fingerprint(source, image_size)}.npy'
+    prepared = Path(cache_dir) / f'{source.stem}-{image_size}-{fingerprint(source, image_size, crop)}.npy'
     faces = open_faces(prepared, image_size)
     if faces is None:
         names, open_image = open_source(source)
         if not names:
             raise DataError(f'{source}: no images in it ({" ".join(sorted(IMAGE_SUFFIXES))})')
-        save_faces(prepared, image_size, len(names), read_faces(source, names, open_image, image_size))
+        save_faces(prepared, image_size, len(names), read_faces(source, names, open_image, image_size, crop))
         faces = open_faces(prepared, image_size)
     return faces
 
 
-def decode(open_image, image_size, names) -> list:
+def decode(open_image, image_size, crop, names) -> list:
     """Of each of the images `names` the face, uint8 (image_size, image_size, 3), or in words why there is none."""
     faces = []
     with warnings.catch_warnings():
@@ -352,7 +353,7 @@ def decode(open_image, image_size, names) -> list:
                     content = file.read(MOST_BYTES + 1)
                 if len(content) > MOST_BYTES:
                     raise DataError(f'more than {MOST_BYTES} bytes')
-                faces.append(get_image(io.BytesIO(content), image_size, image_size))
+                faces.append(get_image(io.BytesIO(content), image_size, image_size, crop))
             except UnidentifiedImageError:
                 faces.append('no image of a known kind')
             except Exception as error:  # a broken image makes Pillow and zipfile raise nearly anything
@@ -363,9 +364,9 @@ def decode(open_image, image_size, names) -> list:
 opened = functools.cache(open_source)  # once in a worker process
 
 
-def decode_in_worker(source: Path, image_size, names) -> list:
+def decode_in_worker(source: Path, image_size, crop, names) -> list:
     """`decode`, in a process of its own."""
-    return decode(opened(source)[1], image_size, names)
+    return decode(opened(source)[1], image_size, crop, names)
 
 
 def begin_worker():
@@ -376,29 +377,29 @@ def begin_worker():
 
 
 @contextlib.contextmanager
-def decoding(source: Path, open_image, image_size, chunks):
+def decoding(source: Path, open_image, image_size, crop, chunks):
     """What `decode` gives for each of `chunks` of names, in order, from as many processes as there are cores."""
     if len(chunks) < LEAST_CHUNKS or os.cpu_count() == 1:
-        yield map(functools.partial(decode, open_image, image_size), chunks)
+        yield map(functools.partial(decode, open_image, image_size, crop), chunks)
         return
     # Threads would wait for the interpreter's lock; 'spawn' is safe whatever threads there are already.
     spawn = multiprocessing.get_context('spawn')
     pool = ProcessPoolExecutor(os.cpu_count(), spawn, begin_worker)
     try:
-        yield pool.map(functools.partial(decode_in_worker, source, image_size), chunks)
+        yield pool.map(functools.partial(decode_in_worker, source, image_size, crop), chunks)
     except BrokenProcessPool:
         raise DataError(f'{source}: a process that decoded it was killed, for want of memory perhaps') from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def read_faces(source, names, open_image, image_size):
+def read_faces(source, names, open_image, image_size, crop):
     """Yield the faces of the images `names` a chunk at a time, uint8 (n, image_size, image_size, 3)."""
     chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
     unreadable = 0
     with (
         progress(desc='Preparing faces', total=len(names), unit=' images', unit_scale=True) as bar,
-        decoding(source, open_image, image_size, chunks) as decoded,
+        decoding(source, open_image, image_size, crop, chunks) as decoded,
     ):
         for chunk, results in zip(chunks, decoded, strict=True):
             faces = [face for face in results if not isinstance(face, str)]

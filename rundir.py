@@ -12,8 +12,7 @@ from pathlib import Path
 
 import cli
 import helper
-from settings import NEWEST
-from systems import SYSTEMS
+from settings import NEWEST, check_settings
 
 try:
     import fcntl
@@ -25,14 +24,15 @@ LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_
 
 
 def read_run(run_dir: Path) -> dict:
-    """The run.json of a run directory. Raises UserError."""
+    """The run.json of a run directory, with settings that can be used. Raises UserError."""
     try:
         run = json.loads((run_dir / 'run.json').read_text())
-        SYSTEMS[run['settings']['system']], run['data_digest']
+        check_settings(run['settings'])
+        run['data_digest']
         return run
     except FileNotFoundError:
         raise cli.UserError(f'{run_dir} is not the directory of a training run: it has no run.json') from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise cli.UserError(f'{run_dir / "run.json"} is damaged, or of another version') from None
 
 

@@ -32,7 +32,6 @@ from rundir import LOG_COLUMNS
 from settings import choose_settings, chosen_system, length, parse_arguments
 from systems import SYSTEMS, System
 
-SAMPLES = 64  # faces in a grid
 STATISTICS_BATCH = 512  # faces that the batch norm statistics of the samples are taken from
 LONG_TERM_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
 # A training that fails: the discriminator's loss so close to the least possible, or so little of the diversity
@@ -45,18 +44,17 @@ FAILING_SAMPLES, FAILING_STEPS = 3, 1000
 def load_data(settings, sources=None) -> np.ndarray:
     """The faces that --data names, uint8 (N, H, W, 3)."""
     data_dir = Path(settings['data_dir'])
-    image_size = SYSTEMS[settings['system']].image_size
-    prepared = data_dir / 'prepared'
+    size, prepared = SYSTEMS[settings['system']].image_size, data_dir / 'prepared'
     source = settings['data']
     if source == 'demo':
         print('The demo faces are drawn by the pretrained generator; none is a photograph.')
-        return generate.load_demo(prepared)
+        return generate.load_demo(prepared, size)
     if source == 'celeba':
         try:
             source = helper.download_celeb_a(data_dir, sources or helper.CELEB_A_SOURCES)
         except helper.DataError as error:
             raise cli.UserError(f'{error}. Without it: --data demo, or --data PATH for pictures of your own') from None
-    return helper.load_faces(source, image_size, prepared)
+    return helper.load_faces(source, size, prepared, settings['crop'])
 
 
 def stop_on_signals() -> threading.Event:
@@ -240,12 +238,13 @@ def diversity(faces) -> float:
     return float(np.std(faces, axis=0).mean())
 
 
-def sign_of_failure(d_loss, label, drawn, real) -> str | None:
+def sign_of_failure(system: System, d_loss, drawn, real) -> str | None:
     """What shows that the training fails, None if nothing does.
 
-    d_loss: the discriminator's mean loss; label: that of real images; drawn, real: the diversity of faces.
+    d_loss: the discriminator's mean loss; drawn, real: the diversity of faces.
     """
-    floor = sum(p * math.log(1 / p) for p in (label, 1 - label) if p)  # of the loss: the entropy of the label
+    labels = [label + (1 - 2 * label) * system.label_noise / 2 for label in (system.real_label, system.fake_label)]
+    floor = sum(p * math.log(1 / p) for label in labels for p in (label, 1 - label) if p)  # of the loss: their entropy
     if d_loss < floor + LOSS_MARGIN:
         return f'the discriminator tells all faces apart (its loss is {d_loss:.4f}, at least {floor:.4f} in any case)'
     if drawn < real * LEAST_DIVERSITY:
@@ -274,11 +273,12 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
     batch_size, seed = system.batch_size, settings['seed']
     epoch_steps, last_step = length(settings, len(faces))
     last_epoch = math.ceil(last_step / epoch_steps)
+    sample_every = settings['sample_every'] or settings['sample_epochs'] * epoch_steps
     keep_every = settings['keep_every'] or math.ceil(last_epoch / LONG_TERM_CHECKPOINTS)
     # The grids show the first faces that `generate.py --seed SEED` draws.
-    sample_z = generate.draw_latents(system, np.random.default_rng(seed), SAMPLES)
+    sample_z = generate.draw_latents(system, np.random.default_rng(seed), system.samples)
     statistics_z = generate.draw_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)
-    real = diversity(next(helper.get_batches(faces, min(SAMPLES, len(faces)), seed, 0)))
+    real = diversity(next(helper.get_batches(faces, min(system.samples, len(faces)), seed, 0)))
     log = run_dir / 'log.csv'
     stop = stop_on_signals()
     built = build_graph(system, seed, settings['xla'])
@@ -301,12 +301,13 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
         ready = stack.enter_context(contextlib.closing(prefetch(batches(system, faces, seed, step))))
         for images, latents in itertools.islice(ready, last_step - step):
             feed = {built.input_real: images, built.input_z: latents, built.learning_rate: system.learning_rate}
-            _, *scalars = session.run([built.train_opt, *built.losses[:4]], feed)
+            _, *outcome = session.run([built.train_opt, *built.losses[:4]], feed)
+            scalars = [float(np.mean(value)) for value in outcome]
             step += 1
             epoch = math.ceil(step / epoch_steps)
             recent.append((*scalars, batch_size / (time.perf_counter() - began)))
             last = step == last_step or stop.is_set()
-            sample = last or step % settings['sample_every'] == 0
+            sample = last or step % sample_every == 0
             save = last or step % settings['checkpoint_every'] == 0
             keep = step % (keep_every * epoch_steps) == 0
             if not np.isfinite(scalars).all() or ((save or keep) and not session.run(built.weights_finite)):
@@ -338,7 +339,7 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
                     'D(G(z)) {d_fake:.3f}, {images_per_second:.1f} images/s, '.format(**means)
                     + f'samples {grid}'
                 )
-                sign = sign_of_failure(means['d_loss'], system.label_smoothing, drawn, real)
+                sign = sign_of_failure(system, means['d_loss'], drawn, real)
                 healthy, failing = (healthy, failing + 1) if sign else (step, 0)
                 if failing >= FAILING_SAMPLES and step - healthy >= FAILING_STEPS and not warned:
                     warned = f'Warning: since step {healthy} {sign}; {rundir.way_back(run_dir, healthy)}'
