@@ -47,6 +47,11 @@ def path(text) -> Path:
     return Path(text)
 
 
+def report(error):
+    """Say an error in one line on stderr."""
+    print(f'{Path(sys.argv[0]).name}: error: {" ".join(str(error).splitlines())}', file=sys.stderr, flush=True)
+
+
 def run(main):
     """Run a command; what the user can put right ends in one line on stderr and exit status 2."""
     sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')  # a path can be of any bytes
@@ -54,8 +59,7 @@ def run(main):
     try:
         main()
     except (UserError, OSError) as error:
-        message = ' '.join(str(error).splitlines())
-        print(f'{Path(sys.argv[0]).name}: error: {message}', file=sys.stderr)
+        report(error)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

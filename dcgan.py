@@ -48,6 +48,18 @@ tf.logging.set_verbosity(tf.logging.ERROR)
 TAP_CHANNELS = math.inf if tf.config.list_physical_devices('GPU') else 64
 BATCH_NORM_EPSILON = 1e-3  # this and the momentum are those of tf.layers, which the article used
 BATCH_NORM_MOMENTUM = 0.99
+BUFFER_BYTES = 8 << 20  # of gradients, that are reduced at once
+INSTANCES = itertools.count(1)  # every reduction of a process has a number, which is the same in all processes
+
+
+class Replicas(NamedTuple):
+    """The processes that train together, each on an equal part of every batch, and which of them this one is."""
+
+    count: int
+    rank: int
+    timeout: float  # seconds that a reduction may take
+    batch_norm: bool = True  # normalise with the statistics of the whole batch, not of the part
+    precision: str = 'fp32'  # of the gradients that are sent, one of PRECISIONS
 
 
 class Losses(NamedTuple):
@@ -77,6 +89,102 @@ def random_seed(scope='random'):
     graph = tf.get_default_graph()
     of_operation = zlib.crc32(graph.unique_name(scope).encode()) ^ (graph.seed or 0)
     return tf.stack([tf.constant(of_operation, tf.int64), tf.train.get_or_create_global_step()])
+
+
+# --- several replicas
+
+
+@contextlib.contextmanager
+def replicated(replicas: Replicas | None):
+    """What is built inside computes one replica's part of a batch, and its gradients are those of the whole one.
+
+    None: there is one replica, and nothing is added to the graph.
+    """
+    stack = tf.get_collection_ref('replicas')
+    stack.append(replicas)
+    try:
+        yield
+    finally:
+        stack.pop()
+
+
+def current_replicas() -> Replicas | None:
+    """What `replicated` was told."""
+    return (tf.get_collection('replicas') or [None])[-1]
+
+
+def all_reduce(x, replicas: Replicas):
+    """The sum of `x` over all replicas: TensorFlow's collective, by gRPC between machines, by NCCL between GPUs."""
+    with tf.xla.experimental.jit_scope(compile_ops=False):
+        total = tf.raw_ops.CollectiveReduceV2(
+            input=x,
+            group_size=replicas.count,
+            group_key=1,
+            instance_key=next(INSTANCES),
+            ordering_token=[],
+            merge_op='Add',
+            final_op='Id',
+            timeout_seconds=replicas.timeout,
+        )
+    total.set_shape(x.shape)
+    return total
+
+
+def mean_over_replicas(x, replicas: Replicas):
+    """The mean of `x` over all replicas, with its gradient: the mean of the gradients."""
+
+    @tf.custom_gradient
+    def mean(x):
+        return all_reduce(x, replicas) / replicas.count, lambda dy: all_reduce(dy, replicas) / replicas.count
+
+    return mean(x)
+
+
+def mean_gradients(gradients, replicas: Replicas):
+    """The means of `gradients`, tensors float32, over all replicas: packed into a few buffers, which are reduced.
+
+    The backward pass makes the last first. So a buffer is filled from the end, and on its way while the pass goes on.
+    """
+    dtype, buffers, size = tf.as_dtype(PRECISIONS[replicas.precision]), [], math.inf
+    for gradient in reversed(gradients):
+        more = gradient.shape.num_elements() * dtype.size
+        if size + more > BUFFER_BYTES:
+            buffers.append([])
+            size = 0
+        buffers[-1].append(gradient)
+        size += more
+    means = []
+    for buffer in buffers:
+        flat = tf.concat([tf.reshape(tf.cast(gradient, dtype), [-1]) for gradient in buffer], axis=0)
+        flat = tf.cast(all_reduce(flat, replicas), tf.float32) / replicas.count
+        parts = tf.split(flat, [gradient.shape.num_elements() for gradient in buffer])
+        means += [tf.reshape(part, gradient.shape) for part, gradient in zip(parts, buffer, strict=True)]
+    return means[::-1]
+
+
+def broadcast(variables, replicas: Replicas):
+    """An operation that gives `variables` the values that they have on replica 0."""
+    updates = []
+    for dtype in sorted({variable.dtype.base_dtype for variable in variables}, key=str):
+        some = [variable for variable in variables if variable.dtype.base_dtype == dtype]
+        flat = tf.concat([tf.reshape(variable, [-1]) for variable in some], axis=0)
+        flat = all_reduce(flat if replicas.rank == 0 else tf.zeros_like(flat), replicas)
+        parts = tf.split(flat, [variable.shape.num_elements() for variable in some])
+        pairs = zip(parts, some, strict=True)
+        updates += [variable.assign(tf.reshape(part, variable.shape)) for part, variable in pairs]
+    return tf.group(updates)
+
+
+def stateless_uniform(shape, seed, dtype=tf.float32):
+    """Uniform random numbers in 0..1 for a part of a batch: this replica's part of what the whole batch would get."""
+    replicas = current_replicas()
+    if not replicas:
+        return tf.random.stateless_uniform(shape, seed, dtype=dtype)
+    whole = tf.random.stateless_uniform(tf.concat([shape[:1] * replicas.count, shape[1:]], 0), seed, dtype=dtype)
+    return whole[shape[0] * replicas.rank : shape[0] * (replicas.rank + 1)]
+
+
+# --- layers
 
 
 def dense(x, shape, stddev, scope='dense'):
@@ -203,16 +311,36 @@ def batch_norm(x, training, momentum=BATCH_NORM_MOMENTUM, scope='batch_norm'):
         moving_variance = tf.get_variable('moving_variance', channels, initializer=ones, trainable=False)
         if not training:
             return tf.nn.batch_normalization(x, moving_mean, moving_variance, beta, gamma, BATCH_NORM_EPSILON)
-        x, mean, variance = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=BATCH_NORM_EPSILON)
+        replicas = current_replicas()
+        if replicas and replicas.batch_norm:
+            x, mean, variance = normalise_over_replicas(x, gamma, beta, replicas)
+        else:
+            x, mean, variance = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=BATCH_NORM_EPSILON)
         for average, value in ((moving_mean, mean), (moving_variance, variance)):
             update = average.assign(average * momentum + value * (1 - momentum))
             tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
         return x
 
 
+def normalise_over_replicas(x, gamma, beta, replicas: Replicas):
+    """`tf.nn.fused_batch_norm` of the whole batch, of which `x` is this replica's part."""
+    exact = tf.cast(x, tf.float32)
+    moments = tf.stack([tf.reduce_mean(exact, [0, 1, 2]), tf.reduce_mean(tf.square(exact), [0, 1, 2])])
+    mean, square = tf.unstack(mean_over_replicas(moments, replicas))
+    variance = tf.maximum(square - tf.square(mean), 0)
+    scale = gamma * tf.rsqrt(variance + BATCH_NORM_EPSILON)
+    y = tf.cast(exact * scale + (beta - mean * scale), x.dtype)
+    values = tf.cast(tf.size(x) // x.shape[-1] * replicas.count, tf.float32)
+    return y, mean, variance * values / (values - 1)
+
+
 def dropout(x, rate):
     """Set a share `rate` of `x` to 0, and scale the rest so that the mean stays (Srivastava et al., 2014)."""
-    return tf.nn.experimental.stateless_dropout(x, rate, random_seed('dropout'))
+    seed = random_seed('dropout')
+    if not current_replicas():
+        return tf.nn.experimental.stateless_dropout(x, rate, seed)
+    keep = stateless_uniform(tf.shape(x), seed, x.dtype) >= rate
+    return tf.where(keep, x * (1 / (1 - rate)), tf.zeros_like(x))
 
 
 def network(system: System, layers: tuple[Layer, ...], x, training, momentum=BATCH_NORM_MOMENTUM):
@@ -277,7 +405,7 @@ def cross_entropy(logits, label, noise=0.0):
     """
     labels = tf.fill(tf.shape(logits), label)
     if noise:
-        labels += noise * (1 - 2 * label) * tf.random.stateless_uniform(tf.shape(logits), random_seed('label_noise'))
+        labels += noise * (1 - 2 * label) * stateless_uniform(tf.shape(logits), random_seed('label_noise'))
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits))
 
 
@@ -312,6 +440,9 @@ def minimize(system: System, loss, learning_rate, variables):
         'rmsprop': lambda: tf.train.RMSPropOptimizer(learning_rate, epsilon=1e-7),  # and decay 0.9: as in Keras
     }[system.optimizer]()
     gradients = optimizer.compute_gradients(loss, variables)
+    if current_replicas():
+        means = mean_gradients([gradient for gradient, _ in gradients], current_replicas())
+        gradients = list(zip(means, variables, strict=True))
     if system.clip_value:
         most = system.clip_value
         gradients = [(tf.clip_by_value(gradient, -most, most), variable) for gradient, variable in gradients]

@@ -1,0 +1,323 @@
+"""Who trains together?
+
+One process, or several, the workers: each builds the same graph, trains on its part of every batch and averages
+the gradients with the others, on TensorFlow's own runtime, `tf.distribute.Server` (gRPC) and collective ops. The
+workers are those that TF_CONFIG names, or N on this machine that `launch` starts. The first is the chief.
+"""
+
+import contextlib
+import ctypes
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from multiprocessing import connection
+from pathlib import Path
+from typing import NamedTuple
+
+import cli
+
+TASKS = ('chief', 'worker')  # of TF_CONFIG, in the order of ranks
+START = 10  # times as long as in training do workers wait for one another at the start
+RETRY = 0.2  # seconds between attempts to reach a worker
+GRACE = 2.0  # seconds in which other workers can notice that one is gone, before `launch` ends them
+LOST = 3  # exit status of a worker that `launch` started and that lost another
+BROKEN = 'Unavailable', 'DeadlineExceeded', 'Aborted', 'Cancelled', 'FailedPrecondition'  # errors of a lost worker
+SHARED_BYTES = 1 << 16  # the most that `share` passes on
+
+
+class Cluster(NamedTuple):
+    """The workers, by their addresses, host:port, and which of them this process is."""
+
+    rank: int = 0
+    addresses: tuple[str, ...] = ('',)
+    timeout: float = 60.0  # seconds that a worker waits for the others
+    local: bool = False  # started by `launch`, which says what went wrong
+
+    @property
+    def size(self) -> int:
+        return len(self.addresses)
+
+    @property
+    def several(self) -> bool:
+        return self.size > 1
+
+    @property
+    def chief(self) -> bool:
+        """Whether this is the worker that writes logs, samples and checkpoints."""
+        return self.rank == 0
+
+
+def from_environment(timeout) -> Cluster:
+    """The cluster that TF_CONFIG describes; without it, of this process alone. Raises UserError."""
+    text = os.environ.get('TF_CONFIG')
+    if not text:
+        return Cluster(timeout=timeout)
+    try:
+        config = json.loads(text)
+        jobs, task = config['cluster'], config['task']
+        addresses = [(name, number, address) for name in TASKS for number, address in enumerate(jobs.get(name, []))]
+        names = [(name, number) for name, number, _ in addresses]
+        rank = names.index((task['type'], int(task['index'])))
+        others = set(jobs) - set(TASKS)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise cli.UserError(
+            'TF_CONFIG is malformed: it should be like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
+            '"task": {"type": "worker", "index": 0}}, with a task that is in the cluster'
+        ) from None
+    if others:
+        raise cli.UserError(f'TF_CONFIG: no {", ".join(sorted(others))} is used here, only {" and ".join(TASKS)}')
+    if len(jobs.get('chief', [])) > 1:
+        raise cli.UserError('TF_CONFIG: there can be one chief only')
+    addresses = tuple(address for _, _, address in addresses)
+    for address in addresses:
+        split(address)
+    if len(set(addresses)) < len(addresses):
+        raise cli.UserError('TF_CONFIG: two workers have the same address')
+    return Cluster(rank, addresses, timeout)
+
+
+def split(address) -> tuple[str, int]:
+    """Host and port of an address. Raises UserError."""
+    host, _, port = address.rpartition(':') if isinstance(address, str) else ('', '', '')
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise cli.UserError(f'TF_CONFIG: {address!r} is no address like host:2222')
+    return host.strip('[]'), int(port)
+
+
+# --- workers of this machine
+
+
+def devices() -> list[str]:
+    """The GPUs of this machine that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    if 'CUDA_VISIBLE_DEVICES' in os.environ:
+        return [name for name in os.environ['CUDA_VISIBLE_DEVICES'].split(',') if name not in ('', '-1')]
+    if not shutil.which('nvidia-smi'):
+        return []
+    names = subprocess.run(['nvidia-smi', '--list-gpus'], capture_output=True, text=True).stdout.splitlines()
+    return [str(number) for number, name in enumerate(name for name in names if name.startswith('GPU'))]
+
+
+def free_addresses(count) -> tuple[str, ...]:
+    """So many addresses on this machine that nobody else can reach, with ports that are free."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(('127.0.0.1', 0))
+        return tuple(f'127.0.0.1:{one.getsockname()[1]}' for one in sockets)
+
+
+def serve(work, members: Cluster, gpus, errors):
+    """What a process that `launch` started does: `work`, on its share of the machine."""
+    with contextlib.suppress(AttributeError):  # Windows has no sessions
+        os.setsid()  # a terminal's signals reach `launch` alone, which passes them on
+    if gpus:
+        os.environ['CUDA_VISIBLE_DEVICES'] = gpus[members.rank]
+    elif hasattr(os, 'sched_setaffinity'):
+        cores = sorted(os.sched_getaffinity(0))
+        first, end = (len(cores) * number // members.size for number in (members.rank, members.rank + 1))
+        os.sched_setaffinity(0, cores[first:end] or cores)
+    if not members.chief:
+        for stream, path in ((1, os.devnull), (2, errors)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+
+    def follow():  # where `launch` was killed, save and end
+        multiprocessing.parent_process().join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, daemon=True).start()
+    cli.run(lambda: work(members))
+
+
+def launch(count, timeout, work):
+    """Call `work` with its cluster in `count` processes of this machine, and end all when one fails.
+
+    Each has a GPU of its own, or a share of the CPU's cores. Only the chief, the first, talks to the terminal.
+    Signals are passed on. Raises UserError when a worker is killed or hangs; what else goes wrong it says itself,
+    and SystemExit is raised.
+    """
+    gpus = devices()
+    if gpus and len(gpus) < count:
+        raise cli.UserError(f'--workers {count}, but there are {len(gpus)} GPUs: each worker needs its own')
+    addresses = free_addresses(count)
+    context = multiprocessing.get_context('spawn')
+    with tempfile.TemporaryDirectory() as folder:
+        errors = [Path(folder) / str(rank) for rank in range(count)]
+        workers = [
+            context.Process(target=serve, args=(work, Cluster(rank, addresses, timeout, True), gpus, errors[rank]))
+            for rank in range(count)
+        ]
+        received = []
+
+        def forward(number, _):
+            received.append(number)
+            for worker in workers:
+                if worker.is_alive():
+                    os.kill(worker.pid, number)
+
+        try:
+            for worker in workers:
+                worker.start()
+            for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):
+                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
+                    signal.signal(number, forward)
+            while any(worker.exitcode is None for worker in workers):
+                connection.wait([worker.sentinel for worker in workers if worker.exitcode is None])
+                if any(worker.exitcode for worker in workers):
+                    break
+            end = time.monotonic() + GRACE
+            for worker in workers:
+                worker.join(max(0, end - time.monotonic()))
+            ended = [worker.exitcode for worker in workers]
+        finally:
+            for worker in workers:
+                if worker.pid:
+                    worker.kill()
+                    worker.join()
+        if not any(ended):
+            return
+        if received:
+            sys.exit(128 + received[-1])
+        for rank, status in enumerate(ended):
+            if status is not None and status < 0:
+                raise cli.UserError(f'worker {rank} was killed by {signal.Signals(-status).name}{ADVICE}')
+            if status not in (None, 0, LOST):
+                if rank:
+                    sys.stderr.write(errors[rank].read_text(errors='replace'))
+                sys.exit(status)
+        hang = ' and '.join(f'worker {rank}' for rank, status in enumerate(ended) if status is None)
+        raise cli.UserError(f'{hang or "a worker"} did not answer for {timeout:g} s{ADVICE}')
+
+
+# --- all workers
+
+ADVICE = '; all workers have ended. To go on from the last checkpoint: --resume with --run-dir'
+
+
+def start(members: Cluster, config):
+    """A started `tf.distribute.Server` of this worker; `config`, a ConfigProto, is made to fit and is the session's.
+
+    Returns when all workers have been reached. Raises UserError when that takes longer than `START` timeouts.
+    """
+    import dcgan
+
+    tf = dcgan.tf
+    config.experimental.collective_group_leader = '/job:worker/replica:0/task:0'
+    config.experimental.collective_nccl = True  # on GPUs
+    config.device_filters.append(f'/job:worker/task:{members.rank}')  # a session needs no other worker
+    spec = tf.train.ClusterSpec({'worker': members.addresses})
+    own = members.addresses[members.rank]
+    try:
+        server = tf.distribute.Server(spec, job_name='worker', task_index=members.rank, config=config, start=False)
+        listen_only_on(*split(own))
+        server.start()
+    except tf.errors.OpError:
+        raise cli.UserError(f'{own} cannot be listened on: another program may use that port') from None
+    end = time.monotonic() + START * members.timeout
+    for rank, address in enumerate(members.addresses):
+        while not answers(address):
+            if time.monotonic() > end:
+                raise lost(members, f'worker {rank}, {address}, cannot be reached: no answer')
+            time.sleep(RETRY)
+    return server
+
+
+def answers(address) -> bool:
+    """Whether anything listens at an address."""
+    try:
+        socket.create_connection(split(address), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def listen_only_on(host, port):
+    """Have the sockets of this process that listen on `port` ignore what is not sent to the address of `host`.
+
+    TensorFlow's server listens on all interfaces, whatever its address, and obeys whoever connects. So where the
+    address is one of this machine (of a container behind another address it is not), a socket filter (Linux;
+    man 7 socket, SO_ATTACH_FILTER) drops all other packets.
+    """
+    if not sys.platform.startswith('linux'):
+        return
+    try:
+        address = socket.gethostbyname(host)
+        socket.create_server((address, 0)).close()
+    except OSError:
+        return
+    # Load the IPv4 destination, compare, accept or drop.
+    (wanted,) = struct.unpack('!I', socket.inet_aton(address))
+    program = struct.pack('HBBI' * 4, 0x20, 0, 0, 0xFFF00010, 0x15, 0, 1, wanted, 0x06, 0, 0, 0xFFFFFFFF, 0x06, 0, 0, 0)
+    program = ctypes.create_string_buffer(program)
+    for name in os.listdir('/proc/self/fd'):
+        with contextlib.suppress(OSError), open(f'/proc/self/fdinfo/{name}'):
+            descriptor = os.dup(int(name))
+            try:
+                one = socket.socket(fileno=descriptor)
+            except OSError:
+                os.close(descriptor)
+                continue
+            with one:
+                if one.family in (socket.AF_INET, socket.AF_INET6) and one.getsockname()[1] == port:
+                    one.setsockopt(socket.SOL_SOCKET, 26, struct.pack('HP', 4, ctypes.addressof(program)))
+
+
+def lost(members: Cluster, what=None) -> Exception:
+    """What to raise when another worker does not take part any more; `launch` itself says what happened."""
+    if members.local:
+        return SystemExit(LOST)
+    gone = [f'worker {rank}, {address}' for rank, address in enumerate(members.addresses) if not answers(address)]
+    what = what or (f'{" and ".join(gone)} has ended' if gone else 'another worker hangs, or cannot be reached')
+    return cli.UserError(f'worker {members.rank}: {what}{ADVICE}')
+
+
+@contextlib.contextmanager
+def together(members: Cluster, seconds):
+    """What all workers do together: ends in an error when another one is lost, and in any case after `seconds`.
+
+    The runtime reports broken connections and reductions that take too long. What it would wait for without an
+    end, such as a chief that hangs while the first step is set up, a timer ends.
+    """
+    if not members.several:
+        yield
+        return
+    import dcgan
+
+    def end():
+        error = lost(members)
+        if not members.local:
+            cli.report(error)
+        os._exit(LOST if members.local else 2)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except tuple(getattr(dcgan.tf.errors, f'{name}Error') for name in BROKEN):
+        raise lost(members) from None
+    finally:
+        timer.cancel()
+
+
+def share(members: Cluster, open_session, value):
+    """The chief's `value`, anything that JSON can say, on every worker. open_session: of a graph."""
+    import dcgan
+
+    tf = dcgan.tf
+    text = json.dumps(value).encode().ljust(SHARED_BYTES) if members.chief else bytes(SHARED_BYTES)
+    with tf.Graph().as_default() as graph:
+        replicas = dcgan.Replicas(members.size, members.rank, START * members.timeout)
+        own = tf.placeholder(tf.int32, [SHARED_BYTES])
+        total = dcgan.all_reduce(own, replicas)
+    with open_session(graph) as session, together(members, 2 * START * members.timeout):
+        total = session.run(total, {own: list(text)})
+    return json.loads(total.astype('uint8').tobytes())
