@@ -264,8 +264,8 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None, previe
         events = run_dir / f'events.out.tfevents.{time.time():.0f}.from-step-{step}'
         events = stack.enter_context(tf.io.TFRecordWriter(str(events)))
         show.add_event(events, file_version='brain.Event:2')
-        # Hides what came after it.
-        show.add_event(events, step=step, session_log=tf.SessionLog(status=tf.SessionLog.START))
+        # Hides what came after `step` in the files of earlier processes.
+        show.add_event(events, step=step + 1, session_log=tf.SessionLog(status=tf.SessionLog.START))
         bar = stack.enter_context(helper.progress(total=last_step, initial=step, unit=' steps'))
         if step == 0:
             show.add_event(events, graph_def=built.graph.as_graph_def().SerializeToString())
