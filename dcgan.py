@@ -81,13 +81,13 @@ def weights(shape, stddev, dtype):
     return tf.cast(tf.get_variable('kernel', shape, initializer=initializer), dtype)
 
 
-def random_seed(scope='random'):
+def random_seed(name):
     """The seed of a stateless random operation: each has its own, decided by the graph's seed and the step.
 
     So a resumed run draws what it would have drawn.
     """
     graph = tf.get_default_graph()
-    of_operation = zlib.crc32(graph.unique_name(scope).encode()) ^ (graph.seed or 0)
+    of_operation = zlib.crc32(graph.unique_name(name).encode()) ^ (graph.seed or 0)
     return tf.stack([tf.constant(of_operation, tf.int64), tf.train.get_or_create_global_step()])
 
 

@@ -461,15 +461,15 @@ def to_uint8(images, value_range) -> np.ndarray:
     return np.rint((np.asarray(images, np.float32) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
 
 
-def images_square_grid(images, value_range=(0, 255)) -> Image.Image:
+def images_square_grid(images, value_range=(0, 255), columns=None) -> Image.Image:
     """Lay out images (N, H, W, 3) row by row, left to right, in the smallest square that holds them.
 
     value_range: what becomes black and white: 0..255 of `get_batches`, or -1..1 of the generator.
-    A last row that is not full ends in black.
+    columns: so many in a row, and not a square. A last row that is not full ends in black.
     """
     images = to_uint8(images, value_range)
     count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     grid = np.zeros((rows * columns, height, width, channels), np.uint8)
     grid[:count] = images

@@ -66,6 +66,11 @@ def find_checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
     return sorted((int(name[2]), folder / name[1]) for name in names if name)
 
 
+def find_grids(run_dir: Path) -> list[Path]:
+    """The pictures of samples in a run directory, the newest last."""
+    return sorted(path for path in run_dir.glob('samples/*.png') if re.fullmatch(r'step-\d{8,}', path.stem))
+
+
 def find_checkpoint(path) -> tuple[Path, Path]:
     """The run directory and the checkpoint that `path` means: a checkpoint, or the newest of a run directory."""
     path = Path(path).absolute()
@@ -114,27 +119,27 @@ def find_step(run_dir: Path, step) -> Path | None:
 
 
 def remove_leftovers(run_dir: Path):
-    """Remove what a process that was killed, or found the disk full, left of files it had not finished.
+    """Remove what a process that was killed, or found the disk full, left of checkpoints it had not finished.
 
     A checkpoint gets its name with its index, last; data without an index are none.
     """
-    for file in [*run_dir.glob('.*'), *run_dir.glob('samples/.*'), *run_dir.glob('checkpoints/*')]:
+    for file in run_dir.glob('checkpoints/*'):
         checkpoint, data, _ = file.name.partition('.data-')
-        unfinished = '.tempstate' in file.name or (data and not file.with_name(f'{checkpoint}.index').exists())
-        if unfinished or re.match(r'\.[0-9a-f]{32}\.', file.name):  # of `helper.replacing`
+        if '.tempstate' in file.name or (data and not file.with_name(f'{checkpoint}.index').exists()):
             print(f'Removed, not finished: {file}')
             file.unlink()
 
 
 def go_back(run_dir: Path, step):
-    """Undo what a run wrote after `step`: set later checkpoints aside, and cut the log."""
+    """Undo what a run wrote after `step`: set later checkpoints and grids aside, and cut the log."""
     remove_leftovers(run_dir)
-    for later, checkpoint in find_checkpoints(run_dir):
+    grids = [(int(path.stem.removeprefix('step-')), path.with_suffix('')) for path in find_grids(run_dir)]
+    for later, path in [*find_checkpoints(run_dir), *grids]:
         if later > step:
-            aside = run_dir / 'checkpoints' / 'abandoned'
+            aside = path.parent / 'abandoned'
             aside.mkdir(exist_ok=True)
-            print(f'Set aside: {checkpoint.name}, now in {aside}')
-            for file in checkpoint.parent.glob(f'{checkpoint.name}.*'):
+            print(f'Set aside: {path.name}, now in {aside}')
+            for file in path.parent.glob(f'{path.name}.*'):
                 file.replace(aside / file.name)
     log = run_dir / 'log.csv'
     rows = [line.split(',') for line in log.read_text(errors='replace').splitlines()] if log.exists() else []

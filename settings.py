@@ -1,6 +1,8 @@
 """What does a training run do? The flags of train.py, and the settings that they and a system make."""
 
+import itertools
 import math
+import textwrap
 from pathlib import Path
 
 import cli
@@ -34,6 +36,8 @@ OVERRIDES = {
 # How long a run is, and when it shows its faces: one of each pair, in steps or in epochs, is enough.
 SCHEDULES = ('epochs', 'steps'), ('sample_every', 'sample_epochs')
 
+CELL = 24  # characters, in the list of systems
+
 
 def flag(name) -> str:
     """The flag of a setting."""
@@ -57,6 +61,10 @@ def parse_arguments(arguments=None):
     add('--seed', type=cli.number(int, 0, 2**31 - 1), help='decides weights, order and latents (0)')
     add('--run-dir', type=cli.path, help='directory of the run (runs/SYSTEM-DATE-TIME)')
     add('--resume', nargs='?', const=NEWEST, type=steps, metavar='STEP', help='go on: newest checkpoint, or STEP')
+    add('--preview', action='store_true', help='show the faces on the terminal, too')
+    add('--gif', action='store_true', help='only make training.gif of the grids in --run-dir')
+    add('--list-systems', action='store_true', help='only print all systems, side by side')
+    add('--devices', action='store_true', help='only say which devices TensorFlow sees')
     add('--sample-every', type=steps, help='steps between grids and lines of the log')
     add('--sample-epochs', type=epochs, help='the same in epochs')
     add('--checkpoint-every', type=steps, help='steps between checkpoints (1000)')
@@ -64,11 +72,40 @@ def parse_arguments(arguments=None):
     args = parser.parse_args(arguments)
     if args.resume and not args.run_dir:
         parser.error('--resume needs --run-dir: which run?')
+    if args.gif and not args.run_dir:
+        parser.error('--gif needs --run-dir: which run?')
     if args.data == '':
         parser.error('--data is empty')
     if args.sample_every and args.sample_epochs:
         parser.error('--sample-every and --sample-epochs: one of them')
     return args
+
+
+def list_systems() -> str:
+    """All systems side by side, a row for each of their values."""
+    rows = []
+    for field in System._fields:
+        values = [getattr(system, field) for system in SYSTEMS.values()]
+        if field in ('generator', 'discriminator'):
+            for number, layers in enumerate(itertools.zip_longest(*values), 1):
+                rows.append((f'{field} {number}', *(describe(layer) if layer else '' for layer in layers)))
+        else:
+            rows.append((field.replace('_', ' '), *('' if value is None else str(value) for value in values)))
+    lines = [('', *SYSTEMS)]
+    for row in rows:
+        lines += itertools.zip_longest(*(textwrap.wrap(cell, CELL) for cell in row), fillvalue='')
+    return '\n'.join('  '.join(cell.ljust(CELL) for cell in line).rstrip() for line in lines)
+
+
+def describe(layer: Layer) -> str:
+    """A layer in the words of the articles."""
+    kinds = {'dense': 'dense', 'conv2d': 'convolution', 'conv2d_transpose': 'deconvolution'}
+    activations = {'leaky_relu': 'leaky ReLU', 'relu': 'ReLU', 'tanh': 'tanh', None: 'linear'}
+    size = f'{layer.output} {layer.kernel}x{layer.kernel}/{layer.stride} {layer.padding}'
+    if layer.kind == 'dense':
+        size = 'x'.join(map(str, layer.output))
+    more = ['BN'] * layer.batch_norm + [activations[layer.activation]] + ['dropout'] * layer.dropout
+    return f'{kinds[layer.kind]} {size}, {", ".join(more)}'
 
 
 def check_settings(saved: dict):

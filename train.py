@@ -9,13 +9,13 @@ python train.py --resume --run-dir runs/NAME  go on where a run stopped
 import contextlib
 import csv
 import datetime
-import gc
 import itertools
 import json
 import math
 import platform
 import signal
 import statistics
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +28,9 @@ import cli
 import generate
 import helper
 import rundir
+import show
 from rundir import LOG_COLUMNS
-from settings import choose_settings, chosen_system, length, parse_arguments
+from settings import choose_settings, chosen_system, length, list_systems, parse_arguments
 from systems import SYSTEMS, System
 
 STATISTICS_BATCH = 512  # faces that the batch norm statistics of the samples are taken from
@@ -71,29 +72,6 @@ def stop_on_signals() -> threading.Event:
     for number in signals:
         signal.signal(number, request)
     return stop
-
-
-def plot_losses(log: Path, path: Path):
-    """Draw the curves of log.csv, means over some steps: both losses, and D(x) and D(G(z))."""
-    from matplotlib.figure import Figure
-
-    rows = np.loadtxt(log, delimiter=',', skiprows=1, ndmin=2)
-    window = max(1, len(rows) // 200)
-    rows = rows[: len(rows) // window * window].reshape(-1, window, len(LOG_COLUMNS)).mean(axis=1)
-    steps, _, d_loss, g_loss, d_real, d_fake, _ = rows.T
-    figure = Figure(figsize=(10, 4), layout='tight')
-    losses, scores = figure.subplots(1, 2)
-    losses.plot(steps, d_loss, label='discriminator loss')
-    losses.plot(steps, g_loss, label='generator loss')
-    scores.plot(steps, d_real, label='D(x)')
-    scores.plot(steps, d_fake, label='D(G(z))')
-    for axes in (losses, scores):
-        axes.set_xlabel('step')
-        axes.legend()
-    with helper.replacing(path) as temporary:
-        figure.savefig(temporary)
-    del figure, losses, scores, axes
-    gc.collect()  # a figure is a cycle of megabytes, and Python by itself would look for such ones too seldom
 
 
 def open_run(run_dir: Path, settings, faces):
@@ -225,12 +203,13 @@ def save_checkpoint(session, built: Graph, run_dir: Path, kind, step):
         ) from None
 
 
-def show_generator_output(session, built: Graph, latents, path: Path) -> np.ndarray:
-    """Draw a grid of faces into a PNG file; returns the faces, uint8 (N, H, W, 3)."""
+def show_generator_output(session, built: Graph, latents, path: Path):
+    """Draw faces into a grid, a PNG file. Returns them, uint8 (N, H, W, 3), and the grid."""
     faces = helper.to_uint8(session.run(built.samples, {built.input_z: latents}), (-1, 1))
+    grid = helper.images_square_grid(faces)
     with helper.replacing(path) as temporary:
-        helper.images_square_grid(faces).save(temporary)
-    return faces
+        grid.save(temporary)
+    return faces, grid
 
 
 def diversity(faces) -> float:
@@ -252,18 +231,11 @@ def sign_of_failure(system: System, d_loss, drawn, real) -> str | None:
     return None
 
 
-def add_event(events, **what):
-    """Add an event to a file of TensorBoard. `tf.summary.FileWriter` would have a thread fail on a full disk."""
-    import dcgan
-
-    events.write(dcgan.tf.Event(wall_time=time.time(), **what).SerializeToString())
-    events.flush()
-
-
-def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
+def train(settings, faces, run_dir: Path, checkpoint: Path | None = None, preview=False):
     """Train until the epochs or steps of `settings` are over, or a signal asks to stop.
 
-    settings: see `choose_settings`. faces: uint8 (N, H, W, 3). checkpoint: go on from there.
+    settings: see `choose_settings`. faces: uint8 (N, H, W, 3). checkpoint: go on from there. preview: show the
+    faces on the terminal, too.
     Raises UserError when a loss or a weight is not finite; such weights are never saved.
     """
     import dcgan
@@ -278,7 +250,7 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
     # The grids show the first faces that `generate.py --seed SEED` draws.
     sample_z = generate.draw_latents(system, np.random.default_rng(seed), system.samples)
     statistics_z = generate.draw_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)
-    real = diversity(next(helper.get_batches(faces, min(system.samples, len(faces)), seed, 0)))
+    real = next(helper.get_batches(faces, min(system.samples, len(faces)), seed, 0))
     log = run_dir / 'log.csv'
     stop = stop_on_signals()
     built = build_graph(system, seed, settings['xla'])
@@ -291,18 +263,28 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
         rows = csv.writer(file, lineterminator='\n')
         events = run_dir / f'events.out.tfevents.{time.time():.0f}.from-step-{step}'
         events = stack.enter_context(tf.io.TFRecordWriter(str(events)))
-        add_event(events, file_version='brain.Event:2')
-        # Hides what came after it.
-        add_event(events, step=step, session_log=tf.SessionLog(status=tf.SessionLog.START))
+        show.add_event(events, file_version='brain.Event:2')
+        # Hides what came after `step` in the files of earlier processes.
+        show.add_event(events, step=step + 1, session_log=tf.SessionLog(status=tf.SessionLog.START))
         bar = stack.enter_context(helper.progress(total=last_step, initial=step, unit=' steps'))
-        recent = []
+        if step == 0:
+            show.add_event(events, graph_def=built.graph.as_graph_def().SerializeToString())
+            session.run(built.refresh_statistics, {built.input_z: statistics_z})
+            _, grid = show_generator_output(session, built, sample_z, run_dir / 'samples' / 'step-00000000.png')
+            real_grid = helper.images_square_grid(real)
+            show.side_by_side(grid, real_grid).save(run_dir / 'samples' / 'start.png')
+            show.add_event(events, step=0, summary=show.summary(images={'faces': grid, 'real faces': real_grid}))
+            if preview:
+                bar.write(f'Real faces:\n{show.preview(real)}')
+        recent, scores = [], []
         healthy, failing, warned = step, 0, False
         began = time.perf_counter()
         ready = stack.enter_context(contextlib.closing(prefetch(batches(system, faces, seed, step))))
         for images, latents in itertools.islice(ready, last_step - step):
             feed = {built.input_real: images, built.input_z: latents, built.learning_rate: system.learning_rate}
-            _, *outcome = session.run([built.train_opt, *built.losses[:4]], feed)
-            scalars = [float(np.mean(value)) for value in outcome]
+            _, *scalars, d_real, d_fake = session.run([built.train_opt, *built.losses[:4]], feed)
+            scalars += [d_real.mean(), d_fake.mean()]
+            scores.append((d_real, d_fake))
             step += 1
             epoch = math.ceil(step / epoch_steps)
             recent.append((*scalars, batch_size / (time.perf_counter() - began)))
@@ -325,21 +307,24 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
             if keep:
                 save_checkpoint(session, built, run_dir, 'keep', step)
             if sample:
-                grid = run_dir / 'samples' / f'step-{step:08}.png'
-                drawn = diversity(show_generator_output(session, built, sample_z, grid))
-                plot_losses(log, run_dir / 'losses.png')
+                path = run_dir / 'samples' / f'step-{step:08}.png'
+                drawn, grid = show_generator_output(session, built, sample_z, path)
+                show.plot_losses(log, run_dir / 'losses.png')
                 means = dict(zip(LOG_COLUMNS[2:], np.mean(recent, axis=0), strict=True))
                 means['images_per_second'] = statistics.harmonic_mean(row[-1] for row in recent)
+                histograms = dict(zip(('D(x)', 'D(G(z))'), np.swapaxes(scores, 0, 1), strict=True))
+                show.add_event(events, step=step, summary=show.summary(means, {'faces': grid}, histograms))
                 recent.clear()
-                values = [tf.Summary.Value(tag=name, simple_value=value) for name, value in means.items()]
-                add_event(events, step=step, summary=tf.Summary(value=values))
+                scores.clear()
                 bar.write(
                     f'Epoch {epoch}/{last_epoch}, step {step}: '
                     'discriminator loss {d_loss:.4f}, generator loss {g_loss:.4f}, D(x) {d_real:.3f}, '
                     'D(G(z)) {d_fake:.3f}, {images_per_second:.1f} images/s, '.format(**means)
-                    + f'samples {grid}'
+                    + f'samples {path}'
                 )
-                sign = sign_of_failure(system, means['d_loss'], drawn, real)
+                if preview:
+                    bar.write(show.preview(drawn))
+                sign = sign_of_failure(system, means['d_loss'], diversity(drawn), diversity(real))
                 healthy, failing = (healthy, failing + 1) if sign else (step, 0)
                 if failing >= FAILING_SAMPLES and step - healthy >= FAILING_STEPS and not warned:
                     warned = f'Warning: since step {healthy} {sign}; {rundir.way_back(run_dir, healthy)}'
@@ -354,11 +339,20 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None):
         print(f'Stopped and saved at step {step}. To go on: python train.py --resume --run-dir {run_dir}')
     else:
         print(f'Done: {step} steps. To draw faces: python generate.py --checkpoint {run_dir}')
-    print(f'Faces: {grid}')
+    print(f'Faces: {path}\nHow they came to be: {show.training_gif(run_dir)}')
 
 
 def main():
     args = parse_arguments()
+    if args.list_systems:
+        print(list_systems())
+        return
+    if args.devices:
+        print(devices())
+        return
+    if args.gif:
+        print(f'How the faces came to be: {show.training_gif(args.run_dir)}')
+        return
     run_dir, run, checkpoint = args.run_dir, {}, None
     if args.resume:
         run = rundir.read_run(run_dir)
@@ -387,7 +381,7 @@ def main():
     import dcgan
 
     try:
-        train(settings, faces, run_dir, checkpoint)
+        train(settings, faces, run_dir, checkpoint, preview=args.preview and sys.stdout.isatty())
     except (OSError, dcgan.tf.errors.ResourceExhaustedError) as error:  # no disk space, or no memory
         raise cli.UserError(f'stopped; all checkpoints in {run_dir} are whole. The reason: {error}') from None
 
