@@ -21,9 +21,10 @@ import threading
 import time
 from multiprocessing import connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cli
+import generate
 
 TASKS = ('chief', 'worker')  # of TF_CONFIG, in the order of ranks
 START = 10  # times as long as in training do workers wait for one another at the start
@@ -41,6 +42,8 @@ class Cluster(NamedTuple):
     addresses: tuple[str, ...] = ('',)
     timeout: float = 60.0  # seconds that a worker waits for the others
     local: bool = False  # started by `launch`, which says what went wrong
+    server: Any = None  # of TensorFlow, once it is started
+    config: Any = None  # of sessions on it
 
     @property
     def size(self) -> int:
@@ -50,10 +53,23 @@ class Cluster(NamedTuple):
     def several(self) -> bool:
         return self.size > 1
 
+    def part(self, batch_size) -> slice:
+        """This worker's part of every batch. Raises UserError where parts would not be equal."""
+        share, rest = divmod(batch_size, self.size)
+        if rest:
+            near = [f'{size}' for size in (batch_size - rest, batch_size - rest + self.size) if size]
+            raise cli.UserError(
+                f'a batch of {batch_size} cannot be shared out to {self.size} workers: --batch-size {" or ".join(near)}'
+            )
+        return slice(self.rank * share, (self.rank + 1) * share)
+
     @property
     def chief(self) -> bool:
         """Whether this is the worker that writes logs, samples and checkpoints."""
         return self.rank == 0
+
+
+ALONE = Cluster()
 
 
 def from_environment(timeout) -> Cluster:
@@ -137,8 +153,8 @@ def serve(work, members: Cluster, gpus, errors):
     cli.run(lambda: work(members))
 
 
-def launch(count, timeout, work):
-    """Call `work` with its cluster in `count` processes of this machine, and end all when one fails.
+def launch(count, timeout, prepare, work):
+    """Call `prepare`, then `work` with its cluster in `count` processes of this machine; end all when one fails.
 
     Each has a GPU of its own, or a share of the CPU's cores. Only the chief, the first, talks to the terminal.
     Signals are passed on. Raises UserError when a worker is killed or hangs; what else goes wrong it says itself,
@@ -147,6 +163,9 @@ def launch(count, timeout, work):
     gpus = devices()
     if gpus and len(gpus) < count:
         raise cli.UserError(f'--workers {count}, but there are {len(gpus)} GPUs: each worker needs its own')
+    if gpus:
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''  # this process leaves them to the workers
+    prepare()
     addresses = free_addresses(count)
     context = multiprocessing.get_context('spawn')
     with tempfile.TemporaryDirectory() as folder:
@@ -169,10 +188,11 @@ def launch(count, timeout, work):
             for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):
                 if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
                     signal.signal(number, forward)
-            while any(worker.exitcode is None for worker in workers):
-                connection.wait([worker.sentinel for worker in workers if worker.exitcode is None])
-                if any(worker.exitcode for worker in workers):
+            while not any(worker.exitcode for worker in workers):
+                running = [worker.sentinel for worker in workers if worker.exitcode is None]
+                if not running:
                     break
+                connection.wait(running)
             end = time.monotonic() + GRACE
             for worker in workers:
                 worker.join(max(0, end - time.monotonic()))
@@ -202,14 +222,15 @@ def launch(count, timeout, work):
 ADVICE = '; all workers have ended. To go on from the last checkpoint: --resume with --run-dir'
 
 
-def start(members: Cluster, config):
-    """A started `tf.distribute.Server` of this worker; `config`, a ConfigProto, is made to fit and is the session's.
+def start(members: Cluster) -> Cluster:
+    """The same, with a `tf.distribute.Server` of this worker, once all workers have been reached.
 
-    Returns when all workers have been reached. Raises UserError when that takes longer than `START` timeouts.
+    Raises UserError when that takes longer than `START` timeouts, or nothing can listen at the worker's address.
     """
     import dcgan
 
     tf = dcgan.tf
+    config = generate.session_config()
     config.experimental.collective_group_leader = '/job:worker/replica:0/task:0'
     config.experimental.collective_nccl = True  # on GPUs
     config.device_filters.append(f'/job:worker/task:{members.rank}')  # a session needs no other worker
@@ -227,7 +248,16 @@ def start(members: Cluster, config):
             if time.monotonic() > end:
                 raise lost(members, f'worker {rank}, {address}, cannot be reached: no answer')
             time.sleep(RETRY)
-    return server
+    return members._replace(server=server, config=config)
+
+
+def open_session(members: Cluster, graph):
+    """A session, on the worker's server if there are several workers."""
+    import dcgan
+
+    if not members.several:
+        return generate.open_session(graph)
+    return dcgan.tf.Session(members.server.target, graph=graph, config=members.config)
 
 
 def answers(address) -> bool:
@@ -280,8 +310,8 @@ def lost(members: Cluster, what=None) -> Exception:
 
 
 @contextlib.contextmanager
-def together(members: Cluster, seconds):
-    """What all workers do together: ends in an error when another one is lost, and in any case after `seconds`.
+def together(members: Cluster):
+    """What all workers do together: ends in an error when one of the others is lost.
 
     The runtime reports broken connections and reductions that take too long. What it would wait for without an
     end, such as a chief that hangs while the first step is set up, a timer ends.
@@ -297,7 +327,7 @@ def together(members: Cluster, seconds):
             cli.report(error)
         os._exit(LOST if members.local else 2)
 
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer((START + 1) * members.timeout, end)
     timer.daemon = True
     timer.start()
     try:
@@ -308,16 +338,26 @@ def together(members: Cluster, seconds):
         timer.cancel()
 
 
-def share(members: Cluster, open_session, value):
-    """The chief's `value`, anything that JSON can say, on every worker. open_session: of a graph."""
+def share(members: Cluster, value):
+    """The chief's `value`, anything that JSON can say, on every worker."""
     import dcgan
 
     tf = dcgan.tf
+    if not members.several:
+        return value
     text = json.dumps(value).encode().ljust(SHARED_BYTES) if members.chief else bytes(SHARED_BYTES)
     with tf.Graph().as_default() as graph:
-        replicas = dcgan.Replicas(members.size, members.rank, START * members.timeout)
         own = tf.placeholder(tf.int32, [SHARED_BYTES])
-        total = dcgan.all_reduce(own, replicas)
-    with open_session(graph) as session, together(members, 2 * START * members.timeout):
+        total = dcgan.all_reduce(own, dcgan.Replicas(members.size, members.rank, START * members.timeout))
+    with open_session(members, graph) as session, together(members):
         total = session.run(total, {own: list(text)})
     return json.loads(total.astype('uint8').tobytes())
+
+
+def farewell(members: Cluster, session, last):
+    """Run the operation `last`, a reduction, before the process ends: others may still fetch what it has sent."""
+    import dcgan
+
+    if members.several:
+        with contextlib.suppress(dcgan.tf.errors.OpError):  # there is nothing left to lose
+            session.run(last)

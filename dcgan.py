@@ -162,6 +162,34 @@ def mean_gradients(gradients, replicas: Replicas):
     return means[::-1]
 
 
+def gather_losses(losses, stop, replicas: Replicas):
+    """The `Losses` of whole batches from those of this replica's part, and on how many replicas `stop`, 0 or 1, is 1.
+
+    `fake` stays this replica's own.
+    """
+    count, rank = replicas.count, replicas.rank
+    rows = tf.shape(losses.d_real)[0]
+    scores = tf.concat([losses.d_real, losses.d_fake], axis=1)
+    scores = tf.pad(scores, [[rank * rows, (count - 1 - rank) * rows], [0, 0]])  # their places in the whole batch
+    numbers = tf.stack([losses.d_loss / count, losses.g_loss / count, stop])
+    numbers, scores = tf.split(all_reduce(tf.concat([numbers, tf.reshape(scores, [-1])], 0), replicas), [3, -1])
+    d_loss, g_loss, stops = tf.unstack(numbers)
+    d_real, d_fake = tf.split(tf.reshape(scores, [-1, 2]), 2, axis=1)
+    return losses._replace(d_loss=d_loss, g_loss=g_loss, d_real=d_real, d_fake=d_fake), stops
+
+
+def order_reductions():
+    """Have all reductions of the graph, so far, run in one order, as NCCL needs it: that in which they can start."""
+    depths, graph = {}, tf.get_default_graph()
+    for operation in graph.get_operations():
+        before = [tensor.op for tensor in operation.inputs] + operation.control_inputs
+        depths[operation.name] = 1 + max((depths[other.name] for other in before), default=0)
+    reductions = [operation for operation in graph.get_operations() if operation.type == 'CollectiveReduceV2']
+    reductions.sort(key=lambda operation: depths[operation.name])
+    for first, second in itertools.pairwise(reductions):
+        second._add_control_input(first)
+
+
 def broadcast(variables, replicas: Replicas):
     """An operation that gives `variables` the values that they have on replica 0."""
     updates = []

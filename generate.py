@@ -35,15 +35,22 @@ def draw_latents(system: System, rng, count) -> np.ndarray:
     return latents.astype(np.float32)
 
 
-def open_session(graph=None):
-    """A session that takes GPU memory as it needs it."""
+def session_config():
+    """A ConfigProto of sessions that take GPU memory as they need it."""
     import dcgan
 
     config = dcgan.tf.ConfigProto()
     config.gpu_options.allow_growth = True
     # TensorFlow 2.18 to 2.20 log an error when they try to make one operation of a bias and a leaky ReLU.
     config.graph_options.rewrite_options.remapping = config.graph_options.rewrite_options.OFF
-    return dcgan.tf.Session(graph=graph, config=config)
+    return config
+
+
+def open_session(graph=None):
+    """A session on this process's devices."""
+    import dcgan
+
+    return dcgan.tf.Session(graph=graph, config=session_config())
 
 
 @contextlib.contextmanager

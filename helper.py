@@ -445,14 +445,14 @@ def get_batch(faces, indices) -> np.ndarray:
     return faces[indices]
 
 
-def get_batches(faces, batch_size, seed, epoch, start=0):
-    """Yield the batches of an epoch from number `start` on, uint8 (batch_size, H, W, 3).
+def get_batches(faces, batch_size, seed, epoch, start=0, part=slice(None)):
+    """Yield the batches of an epoch from number `start` on, uint8 (batch_size, H, W, 3); of each this `part`.
 
     The order is a permutation decided by (seed, epoch). The rest that fills no batch is left out.
     """
     order = np.random.default_rng((seed, epoch)).permutation(len(faces))
     for batch in range(start, len(faces) // batch_size):
-        yield get_batch(faces, order[batch * batch_size : (batch + 1) * batch_size])
+        yield get_batch(faces, order[batch * batch_size : (batch + 1) * batch_size][part])
 
 
 def to_uint8(images, value_range) -> np.ndarray:

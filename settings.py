@@ -59,6 +59,11 @@ def parse_arguments(arguments=None):
         add(flag(name), help=what, **({'choices': kind} if isinstance(kind, tuple) else {'type': kind}))
     add('--xla', action='store_true', default=None, help='compile the training step with XLA')
     add('--seed', type=cli.number(int, 0, 2**31 - 1), help='decides weights, order and latents (0)')
+    add('--workers', type=cli.number(int, 1, 1024), default=1, help='processes on this machine that train together (1)')
+    add('--worker-timeout', type=cli.number(float, 0, 86_400, above=True), default=60.0, metavar='SECONDS',
+        help='how long workers wait for one another (60), and ten times as long at the start')  # fmt: skip
+    add('--local-batch-norm', action='store_true', help="normalise with the statistics of a worker's part of a batch")
+    add('--reduce-precision', choices=PRECISIONS, default='fp32', help='of the gradients that workers send (fp32)')
     add('--run-dir', type=cli.path, help='directory of the run (runs/SYSTEM-DATE-TIME)')
     add('--resume', nargs='?', const=NEWEST, type=steps, metavar='STEP', help='go on: newest checkpoint, or STEP')
     add('--preview', action='store_true', help='show the faces on the terminal, too')

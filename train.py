@@ -9,6 +9,7 @@ python train.py --resume --run-dir runs/NAME  go on where a run stopped
 import contextlib
 import csv
 import datetime
+import functools
 import itertools
 import json
 import math
@@ -25,12 +26,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import cli
+import cluster
 import generate
 import helper
 import rundir
 import show
+from cluster import Cluster
 from rundir import LOG_COLUMNS
-from settings import choose_settings, chosen_system, length, list_systems, parse_arguments
+from settings import NEWEST, choose_settings, chosen_system, length, list_systems, parse_arguments
 from systems import SYSTEMS, System
 
 STATISTICS_BATCH = 512  # faces that the batch norm statistics of the samples are taken from
@@ -116,10 +119,18 @@ class Graph(NamedTuple):
     weights_finite: Any
     initializer: Any
     saver: Any
+    # Of several workers:
+    stop: Any = None
+    stops: Any = ()
+    broadcast: Any = ()
+    farewell: Any = ()
 
 
-def build_graph(system: System, seed, xla=False) -> Graph:
-    """Build everything that a run needs, once, and close the graph, so that nothing can make it grow."""
+def build_graph(system: System, seed, xla=False, replicas=None) -> Graph:
+    """Build everything that a run needs, once, and close the graph, so that nothing can make it grow.
+
+    replicas: `dcgan.Replicas`, where several workers train together.
+    """
     import dcgan
 
     tf = dcgan.tf
@@ -129,9 +140,17 @@ def build_graph(system: System, seed, xla=False) -> Graph:
         input_real, input_z, learning_rate = dcgan.model_inputs(size, size, 3, system.latent_size)
         step = tf.train.get_or_create_global_step()
         ema = tf.train.ExponentialMovingAverage(system.ema, step) if system.ema else None
-        with tf.xla.experimental.jit_scope(compile_ops=xla):
+        with tf.xla.experimental.jit_scope(compile_ops=xla), dcgan.replicated(replicas):
             losses = dcgan.model_loss(system, input_real, input_z)
             train_opt = dcgan.model_opt(system, losses, learning_rate, ema)
+        several = {}
+        if replicas:
+            stop = tf.placeholder(tf.float32, [], 'stop')
+            losses, stops = dcgan.gather_losses(losses, stop, replicas)
+            dcgan.order_reductions()
+            values = dcgan.broadcast(tf.global_variables(), replicas)
+            several = {'stop': stop, 'stops': stops, 'broadcast': values}
+            several['farewell'] = dcgan.all_reduce(tf.zeros([]), replicas)
         system = system._replace(precision='fp32')  # for what the training only shows
         built = Graph(
             graph=graph,
@@ -148,18 +167,19 @@ def build_graph(system: System, seed, xla=False) -> Graph:
             ),
             initializer=tf.global_variables_initializer(),
             saver=tf.train.Saver(max_to_keep=None),
+            **several,
         )
         graph.finalize()
     return built
 
 
-def batches(system: System, faces, seed, step):
-    """Yield the batches and latents of the steps that follow `step`, without end."""
+def batches(system: System, faces, seed, step, part=slice(None)):
+    """Yield this `part` of the batches and latents of the steps that follow `step`, without end."""
     epoch_steps = len(faces) // system.batch_size
     for epoch in itertools.count(step // epoch_steps):
-        for images in helper.get_batches(faces, system.batch_size, seed, epoch, start=step % epoch_steps):
+        for images in helper.get_batches(faces, system.batch_size, seed, epoch, step % epoch_steps, part):
             latents = generate.draw_latents(system, np.random.default_rng((1, seed, step)), system.batch_size)
-            yield images, latents
+            yield images, latents[part]
             step += 1
 
 
@@ -173,18 +193,23 @@ def prefetch(items):
             yield ready
 
 
-def start_session(session, built: Graph, checkpoint: Path | None) -> int:
-    """Initialise the weights, or restore those of `checkpoint`. Returns the number of steps done."""
+def start_session(session, built: Graph, checkpoint: Path | None, members=cluster.ALONE) -> int:
+    """Initialise the weights, or restore those of `checkpoint`, the chief's on all workers.
+
+    Returns the number of steps done.
+    """
     import dcgan
 
     tf = dcgan.tf
-    if checkpoint is None:
-        session.run(built.initializer)
-        return 0
     try:
-        built.saver.restore(session, str(checkpoint))
+        if checkpoint:
+            built.saver.restore(session, str(checkpoint))
+        else:
+            session.run(built.initializer)
     except (tf.errors.OpError, ValueError):
         raise cli.UserError(f'{checkpoint} is damaged, or not a checkpoint of this run') from None
+    with cluster.together(members):
+        session.run(built.broadcast)
     return int(session.run(built.step))
 
 
@@ -231,11 +256,44 @@ def sign_of_failure(system: System, d_loss, drawn, real) -> str | None:
     return None
 
 
-def train(settings, faces, run_dir: Path, checkpoint: Path | None = None, preview=False):
+def make_step(session, built: Graph, system: System, batch, stop, members: Cluster):
+    """Make one training step with a batch, images and latents: this worker's part of it.
+
+    Returns both losses, D(x) and D(G(z)) for each image of the whole batch, and whether to stop after this step,
+    on which all workers agree. stop: see `stop_on_signals`.
+    """
+    images, latents = batch
+    feed = {built.input_real: images, built.input_z: latents, built.learning_rate: system.learning_rate}
+    if members.several:
+        feed[built.stop] = stop.is_set()
+    with cluster.together(members):
+        _, *outcome, stops = session.run([built.train_opt, *built.losses[:4], built.stops], feed)
+    return *outcome, (stops > 0 if members.several else stop.is_set())
+
+
+def assist(settings, faces, members: Cluster, replicas):
+    """What a worker does that is not the chief: take part in every step of `train`, and write nothing."""
+    system = chosen_system(settings)
+    _, last_step = length(settings, len(faces))
+    stop = stop_on_signals()
+    built = build_graph(system, settings['seed'], settings['xla'], replicas)
+    with cluster.open_session(members, built.graph) as session:
+        step = start_session(session, built, None, members)
+        ready = batches(system, faces, settings['seed'], step, members.part(system.batch_size))
+        with contextlib.closing(prefetch(ready)) as ready:
+            for batch in itertools.islice(ready, last_step - step):
+                if make_step(session, built, system, batch, stop, members)[-1]:
+                    break
+        cluster.farewell(members, session, built.farewell)
+
+
+def train(
+    settings, faces, run_dir: Path, checkpoint: Path | None = None, preview=False, members=cluster.ALONE, replicas=None
+):
     """Train until the epochs or steps of `settings` are over, or a signal asks to stop.
 
     settings: see `choose_settings`. faces: uint8 (N, H, W, 3). checkpoint: go on from there. preview: show the
-    faces on the terminal, too.
+    faces on the terminal, too. members, replicas: the workers that train together, of which this one is the chief.
     Raises UserError when a loss or a weight is not finite; such weights are never saved.
     """
     import dcgan
@@ -253,10 +311,10 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None, previe
     real = next(helper.get_batches(faces, min(system.samples, len(faces)), seed, 0))
     log = run_dir / 'log.csv'
     stop = stop_on_signals()
-    built = build_graph(system, seed, settings['xla'])
+    built = build_graph(system, seed, settings['xla'], replicas)
     with contextlib.ExitStack() as stack:
-        session = stack.enter_context(generate.open_session(built.graph))
-        step = start_session(session, built, checkpoint)
+        session = stack.enter_context(cluster.open_session(members, built.graph))
+        step = start_session(session, built, checkpoint, members)
         open_run(run_dir, settings, faces)
         rundir.go_back(run_dir, step)
         file = stack.enter_context(open(log, 'a', newline=''))
@@ -279,16 +337,16 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None, previe
         recent, scores = [], []
         healthy, failing, warned = step, 0, False
         began = time.perf_counter()
-        ready = stack.enter_context(contextlib.closing(prefetch(batches(system, faces, seed, step))))
-        for images, latents in itertools.islice(ready, last_step - step):
-            feed = {built.input_real: images, built.input_z: latents, built.learning_rate: system.learning_rate}
-            _, *scalars, d_real, d_fake = session.run([built.train_opt, *built.losses[:4]], feed)
+        ready = prefetch(batches(system, faces, seed, step, members.part(batch_size)))
+        ready = stack.enter_context(contextlib.closing(ready))
+        for batch in itertools.islice(ready, last_step - step):
+            *scalars, d_real, d_fake, stopped = make_step(session, built, system, batch, stop, members)
             scalars += [d_real.mean(), d_fake.mean()]
             scores.append((d_real, d_fake))
             step += 1
             epoch = math.ceil(step / epoch_steps)
             recent.append((*scalars, batch_size / (time.perf_counter() - began)))
-            last = step == last_step or stop.is_set()
+            last = step == last_step or stopped
             sample = last or step % sample_every == 0
             save = last or step % settings['checkpoint_every'] == 0
             keep = step % (keep_every * epoch_steps) == 0
@@ -335,6 +393,7 @@ def train(settings, faces, run_dir: Path, checkpoint: Path | None = None, previe
             if last:
                 break
             began = time.perf_counter()
+        cluster.farewell(members, session, built.farewell)
     if step < last_step:
         print(f'Stopped and saved at step {step}. To go on: python train.py --resume --run-dir {run_dir}')
     else:
@@ -353,17 +412,54 @@ def main():
     if args.gif:
         print(f'How the faces came to be: {show.training_gif(args.run_dir)}')
         return
-    run_dir, run, checkpoint = args.run_dir, {}, None
-    if args.resume:
-        run = rundir.read_run(run_dir)
-        rundir.lock(run_dir)
-    elif run_dir and rundir.holds_something(run_dir):
-        raise cli.UserError(f'{run_dir} is not empty: add --resume to go on, or name another --run-dir')
+    members = cluster.from_environment(args.worker_timeout)
+    if args.workers == 1:
+        work(args, members)
+        return
+    if members.several:
+        raise cli.UserError('--workers and TF_CONFIG: one of them')
+    settings, _ = find_run(args, several=True)
+    Cluster(0, ('',) * args.workers).part(settings['batch_size'])
+
+    def prepare():  # so that the workers find it done
+        with contextlib.redirect_stdout(None):
+            load_data(settings, args.sources)
+
+    cluster.launch(args.workers, args.worker_timeout, prepare, functools.partial(work, args))
+
+
+def find_run(args, several) -> tuple[dict, dict]:
+    """The settings of the run that the flags mean, and its run.json, {} if it is to begin. Raises UserError.
+
+    several: whether several workers train together. Then a run that has not begun is resumed by beginning it, so
+    that what restarts a job that failed can use the same command.
+    """
+    run = {}
+    there = bool(args.run_dir) and rundir.holds_something(args.run_dir)
+    if args.resume and (there or not several or args.resume != NEWEST):
+        run = rundir.read_run(args.run_dir)
+    elif there:
+        raise cli.UserError(f'{args.run_dir} is not empty: add --resume to go on, or name another --run-dir')
     settings = choose_settings(args, run.get('settings'))
     if args.sources and settings['data'] != 'celeba':
         raise cli.UserError('--sources is about --data celeba, and not about other data')
-    if args.resume:
-        checkpoint = rundir.find_step(run_dir, args.resume)
+    return settings, run
+
+
+def work(args, members: Cluster):
+    """Train, as one of the workers: the run that the chief's flags mean."""
+    run_dir, settings, run, checkpoint = args.run_dir, {}, {}, None
+    if members.chief:
+        settings, run = find_run(args, members.several)
+        members.part(settings['batch_size'])
+        if run:
+            rundir.lock(run_dir)
+            checkpoint = rundir.find_step(run_dir, args.resume)
+    if members.several:
+        members = cluster.start(members)
+        own = choose_settings(args)
+        settings = cluster.share(members, settings) | {'data_dir': own['data_dir']}
+        settings |= {'data': own['data']} if args.data else {}
     faces = load_data(settings, args.sources)
     if len(faces) < settings['batch_size']:
         raise cli.UserError(f'{len(faces)} images do not fill a batch of {settings["batch_size"]}: lower --batch-size')
@@ -372,16 +468,28 @@ def main():
     _, last_step = length(settings, len(faces))
     if checkpoint and int(checkpoint.name.split('-')[1]) >= last_step:
         raise cli.UserError(f'{checkpoint} has all of {last_step} steps: to go on, raise --epochs or --steps')
+    if members.several and cluster.share(members, helper.digest(faces)) != helper.digest(faces):
+        raise cli.UserError(f'{settings["data"]} does not hold the faces that the chief has: see --data')
+    import dcgan
+
+    replicas = None
+    if members.several:
+        replicas = dcgan.Replicas(
+            members.size, members.rank, members.timeout, not args.local_batch_norm, args.reduce_precision
+        )
+    if not members.chief:
+        assist(settings, faces, members, replicas)
+        return
     if not run:
         name = f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
         run_dir = run_dir or rundir.unused(Path('runs') / name)
         run_dir.mkdir(parents=True, exist_ok=True)
         rundir.lock(run_dir)
-    print(f'Run: {run_dir}\nFaces: {len(faces)}\n{devices()}')
-    import dcgan
-
+    workers = f'Workers: {members.size}. ' if members.several else ''
+    print(f'Run: {run_dir}\nFaces: {len(faces)}\n{workers}{devices()}')
+    preview = args.preview and sys.stdout.isatty()
     try:
-        train(settings, faces, run_dir, checkpoint, preview=args.preview and sys.stdout.isatty())
+        train(settings, faces, run_dir, checkpoint, preview, members, replicas)
     except (OSError, dcgan.tf.errors.ResourceExhaustedError) as error:  # no disk space, or no memory
         raise cli.UserError(f'stopped; all checkpoints in {run_dir} are whole. The reason: {error}') from None
 
