@@ -148,9 +148,13 @@ def build_graph(system: System, seed, xla=False, replicas=None) -> Graph:
             stop = tf.placeholder(tf.float32, [], 'stop')
             losses, stops = dcgan.gather_losses(losses, stop, replicas)
             dcgan.order_reductions()
-            values = dcgan.broadcast(tf.global_variables(), replicas)
-            several = {'stop': stop, 'stops': stops, 'broadcast': values}
-            several['farewell'] = dcgan.all_reduce(tf.zeros([]), replicas)
+            patient = replicas._replace(timeout=cluster.START * replicas.timeout)
+            several = {
+                'stop': stop,
+                'stops': stops,
+                'broadcast': dcgan.broadcast(tf.global_variables(), patient),
+                'farewell': dcgan.all_reduce(tf.zeros([]), replicas),
+            }
         system = system._replace(precision='fp32')  # for what the training only shows
         built = Graph(
             graph=graph,
@@ -193,21 +197,26 @@ def prefetch(items):
             yield ready
 
 
-def start_session(session, built: Graph, checkpoint: Path | None, members=cluster.ALONE) -> int:
-    """Initialise the weights, or restore those of `checkpoint`, the chief's on all workers.
-
-    Returns the number of steps done.
-    """
+def start_session(session, built: Graph, checkpoint: Path | None) -> int:
+    """Initialise the weights, or restore those of `checkpoint`. Returns the number of steps done."""
     import dcgan
 
     tf = dcgan.tf
+    if checkpoint is None:
+        session.run(built.initializer)
+        return 0
     try:
-        if checkpoint:
-            built.saver.restore(session, str(checkpoint))
-        else:
-            session.run(built.initializer)
+        built.saver.restore(session, str(checkpoint))
     except (tf.errors.OpError, ValueError):
         raise cli.UserError(f'{checkpoint} is damaged, or not a checkpoint of this run') from None
+    return int(session.run(built.step))
+
+
+def meet(session, built: Graph, members: Cluster) -> int:
+    """Give all workers the chief's weights, and all that it saves, before their first step.
+
+    So the others need no checkpoint. Returns the number of steps done.
+    """
     with cluster.together(members):
         session.run(built.broadcast)
     return int(session.run(built.step))
@@ -278,7 +287,8 @@ def assist(settings, faces, members: Cluster, replicas):
     stop = stop_on_signals()
     built = build_graph(system, settings['seed'], settings['xla'], replicas)
     with cluster.open_session(members, built.graph) as session:
-        step = start_session(session, built, None, members)
+        start_session(session, built, None)
+        step = meet(session, built, members)
         ready = batches(system, faces, settings['seed'], step, members.part(system.batch_size))
         with contextlib.closing(prefetch(ready)) as ready:
             for batch in itertools.islice(ready, last_step - step):
@@ -314,7 +324,7 @@ def train(
     built = build_graph(system, seed, settings['xla'], replicas)
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(cluster.open_session(members, built.graph))
-        step = start_session(session, built, checkpoint, members)
+        step = start_session(session, built, checkpoint)
         open_run(run_dir, settings, faces)
         rundir.go_back(run_dir, step)
         file = stack.enter_context(open(log, 'a', newline=''))
@@ -336,6 +346,7 @@ def train(
                 bar.write(f'Real faces:\n{show.preview(real)}')
         recent, scores = [], []
         healthy, failing, warned = step, 0, False
+        step = meet(session, built, members)
         began = time.perf_counter()
         ready = prefetch(batches(system, faces, seed, step, members.part(batch_size)))
         ready = stack.enter_context(contextlib.closing(ready))

@@ -1,0 +1,158 @@
+"""How much faster are two workers than one process, and what do they send one another?
+
+    python benchmarks/scaling.py [--batch 64] [--steps 16]      (two minutes; Linux, for /proc; 2 cores)
+
+Trains by `train.py` itself, each process on one core, and takes speeds from log.csv, medians of all steps but the
+first. Three kinds: one process with a batch B; two workers that share it; and, as what two workers could reach if
+nothing was sent, two processes at once that know nothing of each other, with B/2 each. Then a plan for many GPUs,
+which is a calculation.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
+
+from speed import machine, step_operations  # noqa: E402
+
+from settings import choose_settings, chosen_system, parse_arguments  # noqa: E402
+
+WARM_UP = 4  # steps that are not counted
+IMAGES = 512
+# What the plan assumes of a GPU and of what connects them. Rates are what such layers get of an A100's 312 TFLOP/s
+# in bf16, at a fifth; bandwidths are of one GPU, bytes a second; the latency is of one message, seconds.
+GPU_RATE = 60e12
+LINKS = {'NVLink, 300 GB/s': (300e9, 5e-6), 'InfiniBand, 25 GB/s': (25e9, 1e-5), 'Ethernet, 1.25 GB/s': (1.25e9, 5e-5)}
+
+
+def write_pictures(path):
+    """A zip archive of random pictures."""
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(path, 'w') as archive:
+        for number in range(IMAGES):
+            file = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file, 'PNG')
+            archive.writestr(f'{number}.png', file.getvalue())
+
+
+def loopback_bytes() -> int:
+    """How many bytes this machine has sent to itself."""
+    (line,) = (line for line in Path('/proc/net/dev').read_text().splitlines() if line.strip().startswith('lo:'))
+    return int(line.split()[9])
+
+
+def trained(folder, *flags, cores, steps) -> subprocess.Popen:
+    """A training that runs on some cores."""
+    command = [sys.executable, ROOT / 'train.py', '--data', 'pictures.zip', '--steps', steps, '--sample-every', steps]
+    command += ['--run-dir', tempfile.mkdtemp(dir=folder), *flags]
+    return subprocess.Popen(
+        list(map(str, command)),
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+
+
+def seconds(folder, *flags, each, steps) -> tuple[float, float]:
+    """Seconds a step of trainings that run at once, each on its set of cores, and MB sent in all."""
+    before = loopback_bytes()
+    processes = [trained(folder, *flags, cores=cores, steps=steps) for cores in each]
+    rates = []
+    try:
+        for process in processes:
+            if process.wait():
+                sys.exit('a training failed')
+            run_dir = Path(process.args[process.args.index('--run-dir') + 1])
+            rates += list(np.loadtxt(run_dir / 'log.csv', delimiter=',', skiprows=1)[WARM_UP:, -1])
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+    batch = int(flags[flags.index('--batch-size') + 1])
+    return batch / statistics.median(rates or [np.nan]), (loopback_bytes() - before) / 1e6
+
+
+def parameters(system) -> dict[str, int]:
+    """How many weights are trained in each network."""
+    import train
+
+    with train.build_graph(system, 0).graph.as_default():
+        from dcgan import tf
+
+        names = 'generator', 'discriminator'
+        return {name: sum(v.shape.num_elements() for v in tf.trainable_variables(f'{name}/')) for name in names}
+
+
+def plan(system, weights, batch):
+    """What a step would take on many GPUs with the same batch on each: a calculation, printed."""
+    images = GPU_RATE / step_operations(system)
+    norms = sum(layer.batch_norm for layer in system.generator) + 3 * sum(
+        layer.batch_norm for layer in system.discriminator
+    )
+    print(
+        f'\n{system.image_size}x{system.image_size}, {batch} images a GPU, {weights / 1e6:.1f} M weights (calculated):'
+    )
+    print('| GPUs | link | compute, ms | reduction, ms | images/s, nothing overlapped | share of the ideal |')
+    print('|' + ' --- |' * 6)
+    for count in (8, 64):
+        for link, (bandwidth, latency) in LINKS.items():
+            sent = 2 * (count - 1) / count * 4 * weights / bandwidth  # a ring
+            messages = 2 * (count - 1) * latency * (2 * norms + 4)  # forward and backward, and the buffers
+            compute, reduction = batch / images, sent + messages
+            rate = count * batch / (compute + reduction)
+            print(
+                f'| {count} | {link} | {1000 * compute:.1f} | {1000 * reduction:.1f} | {rate:,.0f} | '
+                f'{compute / (compute + reduction):.0%} |'
+            )
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Measure two workers against one process.')
+    parser.add_argument('--batch', type=int, default=64, help='images a step (64)')
+    parser.add_argument('--steps', type=int, default=16, help=f'steps, more than {WARM_UP} (16)')
+    args = parser.parse_args()
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    both, batch, half = [{first, second}], ('--batch-size', args.batch), ('--batch-size', args.batch // 2)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        write_pictures(Path(folder) / 'pictures.zip')
+        seconds(folder, *batch, '--workers', 1, each=both, steps=1)  # prepares them
+        one, _ = seconds(folder, *batch, each=[{first}], steps=args.steps)
+        apart, _ = seconds(folder, *half, each=[{first}, {second}], steps=args.steps)
+        workers = {}
+        for precision in ('fp32', 'bf16'):
+            flags = (*batch, '--workers', 2, '--reduce-precision', precision)
+            _, before = seconds(folder, *flags, each=both, steps=WARM_UP)
+            time_, sent = seconds(folder, *flags, each=both, steps=args.steps)
+            workers[precision] = time_, (sent - before) / (args.steps - WARM_UP) / 2
+    measured = f'{time.perf_counter() - began:.0f} s'
+    oreilly = chosen_system(choose_settings(parse_arguments([])))
+    weights = sum(parameters(oreilly).values())
+    print(f'{machine()}. A batch of {args.batch}, {weights / 1e6:.2f} M weights; {measured}.\n')
+    print('| | ms a step | times as fast | ms more than without reduction | MB sent a step and worker |')
+    print('|' + ' --- |' * 5)
+    print(f'| 1 process, 1 core | {1000 * one:.0f} | 1.00 | | |')
+    print(f'| 2 processes apart, half the batch each | {1000 * apart:.0f} | {one / apart:.2f} | 0 | |')
+    for precision, (time_, sent) in workers.items():
+        row = f'{1000 * time_:.0f} | {one / time_:.2f} | {1000 * (time_ - apart):.0f} | {sent:.1f}'
+        print(f'| 2 workers, {precision} gradients | {row} |')
+    for flags, batch in ((['--system', 'oreilly'], 128), (['--system', 'ranjan', '--precision', 'bf16'], 128)):
+        system = chosen_system(choose_settings(parse_arguments(flags)))
+        plan(system, sum(parameters(system).values()), batch)
+
+
+if __name__ == '__main__':
+    main()
