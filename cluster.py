@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,7 +151,7 @@ def serve(work, members: Cluster, gpus, errors):
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=follow, daemon=True).start()
-    cli.run(lambda: work(members))
+    run(lambda: work(members))
 
 
 def launch(count, timeout, prepare, work):
@@ -225,7 +226,7 @@ ADVICE = '; all workers have ended. To go on from the last checkpoint: --resume 
 def start(members: Cluster) -> Cluster:
     """The same, with a `tf.distribute.Server` of this worker, once all workers have been reached.
 
-    Raises UserError when that takes longer than `START` timeouts, or nothing can listen at the worker's address.
+    When that takes longer than `START` timeouts the process ends; UserError where its address cannot be listened on.
     """
     import dcgan
 
@@ -246,7 +247,7 @@ def start(members: Cluster) -> Cluster:
     for rank, address in enumerate(members.addresses):
         while not answers(address):
             if time.monotonic() > end:
-                raise lost(members, f'worker {rank}, {address}, cannot be reached: no answer')
+                lose(members, f'worker {rank}, {address}, cannot be reached: no answer')
             time.sleep(RETRY)
     return members._replace(server=server, config=config)
 
@@ -300,18 +301,36 @@ def listen_only_on(host, port):
                     one.setsockopt(socket.SOL_SOCKET, 26, struct.pack('HP', 4, ctypes.addressof(program)))
 
 
-def lost(members: Cluster, what=None) -> Exception:
-    """What to raise when another worker does not take part any more; `launch` itself says what happened."""
-    if members.local:
-        return SystemExit(LOST)
-    gone = [f'worker {rank}, {address}' for rank, address in enumerate(members.addresses) if not answers(address)]
-    what = what or (f'{" and ".join(gone)} has ended' if gone else 'another worker hangs, or cannot be reached')
-    return cli.UserError(f'worker {members.rank}: {what}{ADVICE}')
+def lose(members: Cluster, what=None):
+    """End this process because another worker does not take part any more: one line on stderr, exit status 2.
+
+    At once: sessions and servers wait for the calls of others, for ever if those hang. `what` happened is found
+    out where it is not known. Where `launch` started the workers it says what happened.
+    """
+    if not members.local:
+        gone = [f'worker {rank}, {address}' for rank, address in enumerate(members.addresses) if not answers(address)]
+        what = what or (f'{" and ".join(gone)} has ended' if gone else 'another worker hangs, or cannot be reached')
+        cli.report(f'worker {members.rank}: {what}{ADVICE}')
+    os._exit(LOST if members.local else 2)
+
+
+def run(main):
+    """`cli.run` for a worker: the process ends at once when `main` has, as in `lose`."""
+    try:
+        cli.run(main)
+        status = 0
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    os._exit(status)
 
 
 @contextlib.contextmanager
 def together(members: Cluster):
-    """What all workers do together: ends in an error when one of the others is lost.
+    """What all workers do together: ends the process when one of the others is lost.
 
     The runtime reports broken connections and reductions that take too long. What it would wait for without an
     end, such as a chief that hangs while the first step is set up, a timer ends.
@@ -321,19 +340,13 @@ def together(members: Cluster):
         return
     import dcgan
 
-    def end():
-        error = lost(members)
-        if not members.local:
-            cli.report(error)
-        os._exit(LOST if members.local else 2)
-
-    timer = threading.Timer((START + 1) * members.timeout, end)
+    timer = threading.Timer((START + 1) * members.timeout, lose, [members])
     timer.daemon = True
     timer.start()
     try:
         yield
     except tuple(getattr(dcgan.tf.errors, f'{name}Error') for name in BROKEN):
-        raise lost(members) from None
+        lose(members)
     finally:
         timer.cancel()
 

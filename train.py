@@ -424,11 +424,13 @@ def main():
         print(f'How the faces came to be: {show.training_gif(args.run_dir)}')
         return
     members = cluster.from_environment(args.worker_timeout)
+    if members.several and args.workers > 1:
+        raise cli.UserError('--workers and TF_CONFIG: one of them')
+    if members.several:
+        cluster.run(functools.partial(work, args, members))
     if args.workers == 1:
         work(args, members)
         return
-    if members.several:
-        raise cli.UserError('--workers and TF_CONFIG: one of them')
     settings, _ = find_run(args, several=True)
     Cluster(0, ('',) * args.workers).part(settings['batch_size'])
 
