@@ -96,6 +96,7 @@ def progress(**options):
     """A tqdm progress bar with speed and time left, silent where stderr is not a terminal."""
     from tqdm import tqdm  # here, as requests below: both are slow to load, and `--help` needs neither
 
+    tqdm.set_lock(threading.RLock())  # its own, between processes, is a semaphore that one that is killed leaves behind
     return tqdm(disable=None, **options)
 
 

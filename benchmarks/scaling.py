@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -76,7 +75,7 @@ def seconds(folder, *flags, each, steps) -> tuple[float, float]:
             if process.wait():
                 sys.exit('a training failed')
             run_dir = Path(process.args[process.args.index('--run-dir') + 1])
-            rates += list(np.loadtxt(run_dir / 'log.csv', delimiter=',', skiprows=1)[WARM_UP:, -1])
+            rates += list(np.loadtxt(run_dir / 'log.csv', delimiter=',', skiprows=1, ndmin=2)[WARM_UP:, -1])
     finally:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
@@ -126,29 +125,25 @@ def main():
     args = parser.parse_args()
     first, second = sorted(os.sched_getaffinity(0))[:2]
     both, batch, half = [{first, second}], ('--batch-size', args.batch), ('--batch-size', args.batch // 2)
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder) / 'pictures.zip')
-        seconds(folder, *batch, '--workers', 1, each=both, steps=1)  # prepares them
-        one, _ = seconds(folder, *batch, each=[{first}], steps=args.steps)
-        apart, _ = seconds(folder, *half, each=[{first}, {second}], steps=args.steps)
-        workers = {}
-        for precision in ('fp32', 'bf16'):
-            flags = (*batch, '--workers', 2, '--reduce-precision', precision)
-            _, before = seconds(folder, *flags, each=both, steps=WARM_UP)
-            time_, sent = seconds(folder, *flags, each=both, steps=args.steps)
-            workers[precision] = time_, (sent - before) / (args.steps - WARM_UP) / 2
-    measured = f'{time.perf_counter() - began:.0f} s'
     oreilly = chosen_system(choose_settings(parse_arguments([])))
     weights = sum(parameters(oreilly).values())
-    print(f'{machine()}. A batch of {args.batch}, {weights / 1e6:.2f} M weights; {measured}.\n')
+    print(f'{machine()}. A batch of {args.batch}, {weights / 1e6:.2f} M weights.\n')
     print('| | ms a step | times as fast | ms more than without reduction | MB sent a step and worker |')
-    print('|' + ' --- |' * 5)
-    print(f'| 1 process, 1 core | {1000 * one:.0f} | 1.00 | | |')
-    print(f'| 2 processes apart, half the batch each | {1000 * apart:.0f} | {one / apart:.2f} | 0 | |')
-    for precision, (time_, sent) in workers.items():
-        row = f'{1000 * time_:.0f} | {one / time_:.2f} | {1000 * (time_ - apart):.0f} | {sent:.1f}'
-        print(f'| 2 workers, {precision} gradients | {row} |')
+    print('|' + ' --- |' * 5, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        write_pictures(Path(folder) / 'pictures.zip')
+        one, _ = seconds(folder, *batch, each=[{first}], steps=args.steps)
+        print(f'| 1 process, 1 core | {1000 * one:.0f} | 1.00 | | |', flush=True)
+        apart, _ = seconds(folder, *half, each=[{first}, {second}], steps=args.steps)
+        row = f'{1000 * apart:.0f} | {one / apart:.2f} | 0 | 0'
+        print(f'| 2 processes apart, half the batch each | {row} |', flush=True)
+        for precision in ('fp32', 'bf16'):
+            flags = (*batch, '--workers', 2, '--reduce-precision', precision)
+            _, before = seconds(folder, *flags, each=both, steps=1)
+            together, sent = seconds(folder, *flags, each=both, steps=args.steps)
+            sent = (sent - before) / (args.steps - 1) / 2
+            row = f'{1000 * together:.0f} | {one / together:.2f} | {1000 * (together - apart):.0f} | {sent:.1f}'
+            print(f'| 2 workers, {precision} gradients | {row} |', flush=True)
     for flags, batch in ((['--system', 'oreilly'], 128), (['--system', 'ranjan', '--precision', 'bf16'], 128)):
         system = chosen_system(choose_settings(parse_arguments(flags)))
         plan(system, sum(parameters(system).values()), batch)
