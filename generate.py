@@ -189,8 +189,8 @@ def export_generator(checkpoint, out: Path):
             name = whole / 'checkpoints' / rundir.find_checkpoint(checkpoint)[1].name
             try:
                 dcgan.tf.train.Saver().save(session, str(name), write_meta_graph=False, write_state=False)
-            except dcgan.tf.errors.OpError as error:
-                raise cli.UserError(f'{out} cannot be written: {error.message.splitlines()[0]}') from None
+            except dcgan.tf.errors.OpError:  # its first line says nothing
+                raise cli.UserError(f'{out} cannot be written, a full disk perhaps') from None
             for name in ('data', 'data_dir'):  # where they are is nobody else's concern
                 run['settings'][name] = Path(str(run['settings'].get(name, ''))).name
             (whole / 'run.json').write_text(json.dumps(run, indent=2) + '\n')
