@@ -326,6 +326,9 @@ RANGES = {
         '--count': ('0', '10000001', 'x'),
         '--seed': ('-1', str(2**63 + 1)),
         '--scale': ('0', '65'),
+        '--truncate': ('0', '1.01', 'nan'),
+        '--interpolate': ('1', '1001'),
+        '--format': ('jpg',),
         '--out': ('',),
         '--checkpoint': ('',),
         '--export': ('',),
@@ -371,6 +374,7 @@ CONTRADICTIONS = {
     'train.py --data pictures.zip --sources http://127.0.0.1:1/x': '--sources',
     'train.py --resume': '--run-dir',
     'train.py --sample-every 9 --sample-epochs 9': '--sample-epochs',
+    'train.py --gif': '--run-dir',
     'generate.py --export mine --count 20': '--count',
     'generate.py --export mine --out faces': '--out',
 }
@@ -384,7 +388,25 @@ def test_flags_that_contradict_each_other_are_an_error(tmp_path, command):
 
 WORDS = st.one_of(
     st.sampled_from([flag for flags in RANGES.values() for flag in flags]),
-    st.sampled_from(['--xla', '--sources', '--help', '-h', '--', '-', '--export', '--unknown', '@file', '-1', '%s']),
+    st.sampled_from(
+        [
+            '--xla',
+            '--gif',
+            '--preview',
+            '--devices',
+            '--list-systems',
+            '--sources',
+            '--help',
+            '-h',
+            '--',
+            '-',
+            '--export',
+            '--unknown',
+            '@file',
+            '-1',
+            '%s',
+        ]
+    ),
     st.integers().map(str),
     st.floats().map(str),
     st.text(st.characters(exclude_categories=[]), max_size=9),

@@ -138,6 +138,9 @@ def test_resume_goes_back_to_a_named_step_and_sets_later_ones_aside(copy, tmp_pa
     assert checkpoints(copy) == ['keep-5', 'step-6']
     aside = copy / 'checkpoints' / 'abandoned'
     assert sorted(path.stem for path in aside.glob('*.index')) == ['keep-10', 'step-10', 'step-6', 'step-9']
+    grids = ['step-00000000.png', 'step-00000004.png', 'step-00000006.png']
+    assert [path.name for path in rundir.find_grids(copy)] == grids
+    assert len(list((copy / 'samples' / 'abandoned').iterdir())) == 2  # of steps 8 and 10
     assert str(aside) in result.stdout
 
 
@@ -159,7 +162,9 @@ def test_tensorboard_events_hold_the_means_that_are_printed(trained):
     (path,) = trained.glob('events.out.tfevents.*')
     events = list(dcgan.tf.train.summary_iterator(str(path)))
     logged = {(event.step, value.tag): value.simple_value for event in events for value in event.summary.value}
-    assert {step for step, _ in logged} == {4, 8, 10}
+    assert {step for step, tag in logged if tag == 'd_loss'} == {4, 8, 10}
+    (start,) = [event.step for event in events if event.session_log.status]
+    assert start == 1  # TensorBoard forgets what was written before of this step and later ones
     expected = np.mean([float(row['d_loss']) for row in rows(trained)[4:8]])
     np.testing.assert_allclose(logged[8, 'd_loss'], expected, rtol=1e-4)
 
