@@ -317,11 +317,11 @@ def kernel_gradient(large, small, shape, stride, padding):
     return tf.reshape(tf.stack(taps), shape)
 
 
-def bias(x, scope='bias'):
-    """Add one learned number a channel, 0 at first."""
-    return tf.nn.bias_add(
-        x, tf.cast(tf.get_variable(scope, [x.shape[-1]], initializer=tf.zeros_initializer()), x.dtype)
-    )
+def bias(x, shared=True, scope='bias'):
+    """Add learned numbers, 0 at first: one a channel, which its pixels share, or one for each value of an image."""
+    shape = x.shape[-1:] if shared else x.shape[1:]
+    added = tf.cast(tf.get_variable(scope, shape, initializer=tf.zeros_initializer()), x.dtype)
+    return tf.nn.bias_add(x, added) if shared else x + added
 
 
 def batch_norm(x, training, momentum=BATCH_NORM_MOMENTUM, scope='batch_norm'):
@@ -391,7 +391,7 @@ def network(system: System, layers: tuple[Layer, ...], x, training, momentum=BAT
                 )
             if number == len(layers):
                 x = tf.cast(x, tf.float32)
-            x = batch_norm(x, training, momentum) if layer.batch_norm else bias(x)
+            x = batch_norm(x, training, momentum) if layer.batch_norm else bias(x, shared=layer.kind != 'dense')
             x = activations[layer.activation](x)
             if training and layer.dropout and system.dropout:
                 x = dropout(x, system.dropout)

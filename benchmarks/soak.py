@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py [--steps 20000]      (some minutes; Linux, for /proc)
 
-Trains by `train.train` itself, with layers of a few channels so that steps are short, and ends with status 1
+Trains by `train.train` itself, with `--width` so small that steps are short, and ends with status 1
 if the memory at the end differs from that after step 1,000 by 2 % or more, or if anything else has grown.
 """
 
@@ -20,23 +20,11 @@ sys.path.insert(0, str(ROOT))
 
 import train  # noqa: E402
 from settings import choose_settings, parse_arguments  # noqa: E402
-from systems import SYSTEMS, System  # noqa: E402
 
-CHANNELS = 4
+WIDTH = 0.02  # of all layers: some channels
 WARM_UP = 1000  # steps
 EVERY = 500  # steps between figures
 MOST_GROWTH = 0.02  # of the resident memory
-
-
-def narrow(system: System) -> System:
-    """The same networks with CHANNELS channels in every layer but the last."""
-
-    def thin(layers):
-        outputs = (CHANNELS if isinstance(layer.output, int) else (*layer.output[:-1], CHANNELS) for layer in layers)
-        thinner = [layer._replace(output=output) for layer, output in zip(layers, outputs, strict=True)]
-        return (*thinner[:-1], layers[-1])
-
-    return system._replace(generator=thin(system.generator), discriminator=thin(system.discriminator))
 
 
 def resident() -> float:
@@ -48,7 +36,6 @@ def main():
     parser = argparse.ArgumentParser(description='Watch a long training.')
     parser.add_argument('--steps', type=int, default=20_000, help=f'how many, at least {2 * WARM_UP} (20000)')
     args = parser.parse_args()
-    SYSTEMS['oreilly'] = narrow(SYSTEMS['oreilly'])
     faces = np.random.default_rng(0).integers(0, 256, (400, 28, 28, 3), dtype=np.uint8)
     figures = {}
     show = train.show_generator_output
@@ -63,7 +50,8 @@ def main():
     train.show_generator_output = show_and_measure
     print(f'{"step":>8}{"memory, MB":>12}{"operations":>12}{"files":>8}', file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
-        flags = f'--batch-size 4 --steps {args.steps} --sample-every {EVERY} --checkpoint-every {EVERY}'
+        flags = f'--width {WIDTH} --batch-size 4 --steps {args.steps}'
+        flags += f' --sample-every {EVERY} --checkpoint-every {EVERY}'
         settings = choose_settings(parse_arguments(flags.split()))
         with contextlib.redirect_stdout(nowhere):
             train.train(settings, faces, Path(folder))

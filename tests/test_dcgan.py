@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+from conftest import chosen
 from tensorflow.python.framework import kernels as kernels_of
 
 import dcgan
 from dcgan import tf
-from systems import PRECISIONS, SYSTEMS, UPDATE_ORDERS, Layer
+from systems import SYSTEMS, UPDATE_ORDERS, Layer
 
 OREILLY = SYSTEMS['oreilly']
 # The same kinds of layers, small enough to be quick.
@@ -140,22 +141,80 @@ def test_batch_norm_in_sampling_uses_the_averages():
     assert tf.get_collection(tf.GraphKeys.UPDATE_OPS) == []
 
 
+def at_step(session, step, number, tensors):
+    """What `tensors` are when so many steps are done."""
+    step.load(number, session)
+    return session.run(tensors)
+
+
+def dropped(seed=0, rate=0.25, steps=(0, 0, 1)):
+    """What two dropout operations make of ones, (steps, 2, 1000, 20), when they are run at these steps."""
+    with tf.Graph().as_default():
+        tf.set_random_seed(seed)
+        step = tf.train.get_or_create_global_step()
+        outputs = [dcgan.dropout(tf.ones([1000, 20]), rate) for _ in range(2)]
+        with tf.Session() as session:
+            return np.array([at_step(session, step, number, outputs) for number in steps])
+
+
+def test_dropout_zeros_its_share_and_keeps_the_mean():
+    y = dropped(rate=0.25)
+    np.testing.assert_allclose(np.unique(y), [0, 4 / 3], rtol=1e-6)
+    np.testing.assert_allclose((y == 0).mean(axis=(2, 3)), 0.25, atol=0.0125)  # 4 standard deviations of 20,000
+    np.testing.assert_allclose(y.mean(axis=(2, 3)), 1, atol=0.0167)
+    assert ((y == 0).mean(axis=2) < 0.4).all()  # in every column, by units and not by images
+
+
+def test_dropout_is_decided_by_the_seed_the_step_and_the_operation():
+    (now, again, later), same, other = dropped(), dropped(steps=[0])[0], dropped(seed=1, steps=[0])[0]
+    np.testing.assert_array_equal(now, again)
+    np.testing.assert_array_equal(now, same)
+    for different in (later, other, now[::-1]):
+        # Of independent draws 2 * 1/4 * 3/4 differ.
+        np.testing.assert_allclose((now != different).mean(axis=(1, 2)), 0.375, atol=0.02)
+
+
+def test_dropout_is_of_training_alone_and_of_the_layers_that_have_it():
+    dropping = SMALL._replace(dropout=0.5, generator=(SMALL.generator[0]._replace(dropout=True), *SMALL.generator[1:]))
+    z = tf.constant(normal(8, 6))
+    drawn = [
+        dcgan.generator(system, z, training, reuse=tf.AUTO_REUSE)
+        for training in (False, True)
+        for system in (dropping, dropping._replace(dropout=0.0), SMALL._replace(dropout=0.5))
+    ]
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        sampling, training = np.split(np.array(session.run(drawn)), 2)
+    np.testing.assert_array_equal(sampling[0], sampling[1])
+    np.testing.assert_array_equal(training[1], training[2])
+    assert np.abs(training[0] - training[1]).max() > 0.01
+
+
+# Of Glorot and Bengio: U(-r, r) with r = sqrt(6 / (fan in + fan out)), a fan being channels times kernel positions.
+@pytest.mark.parametrize(
+    'layer, side, fans',
+    [
+        (Layer('dense', (2, 3, 40)), 4, 4 * 4 * 5 + 2 * 3 * 40),
+        (Layer('conv2d', 60, kernel=3), 4, 3 * 3 * 5 + 3 * 3 * 60),
+        (Layer('conv2d_transpose', 60, kernel=4, stride=2), 4, 4 * 4 * 5 + 4 * 4 * 60),
+    ],
+    ids=lambda value: getattr(value, 'kind', None),
+)
+@pytest.mark.parametrize('stddev', [0, 0.02])
+def test_initial_weights(layer, side, fans, stddev):
+    system = SMALL._replace(weight_stddev=stddev)
+    dcgan.network(system, (layer,), tf.zeros([1, side, side, 5]), training=True)
+    (kernel,) = evaluate(*tf.global_variables('layer1/.*kernel'))
+    if stddev:
+        np.testing.assert_allclose([kernel.mean(), kernel.std()], [0, 0.02], atol=0.0015)
+        assert np.abs(kernel).max() > 2.5 * 0.02
+    else:
+        limit = np.sqrt(6 / fans)
+        assert 0.99 * limit < np.abs(kernel).max() <= limit
+        np.testing.assert_allclose([kernel.mean() / limit, kernel.std() / limit], [0, 1 / np.sqrt(3)], atol=0.05)
+
+
 # --- networks
-
-
-def test_oreilly_networks_have_the_published_shapes_and_parameters():
-    images = dcgan.generator(OREILLY, tf.zeros([16, 100]))
-    logits = dcgan.discriminator(OREILLY, images)
-    assert images.shape.as_list() == [16, 28, 28, 3] and logits.shape.as_list() == [16, 1]
-
-    def parameters(scope):
-        return sum(variable.shape.num_elements() for variable in tf.trainable_variables(scope))
-
-    # kernels, then gamma and beta of each batch normalisation (which takes the place of a bias), then biases
-    generator = 100 * 2 * 2 * 512 + 25 * (512 * 256 + 256 * 128 + 128 * 3) + 2 * (512 + 256 + 128) + 3
-    discriminator = 25 * (3 * 64 + 64 * 128 + 128 * 256) + 7 * 7 * 256 + 2 * (128 + 256) + 64 + 1
-    assert parameters('generator/') == generator == 4_312_195
-    assert parameters('discriminator/') == discriminator == 1_042_177
 
 
 def test_discriminator_gives_each_image_one_logit_of_its_own():
@@ -177,27 +236,133 @@ def test_generated_images_fill_the_range_of_tanh():
 # --- losses and steps
 
 
-def test_losses_are_smoothed_cross_entropies():
+@pytest.mark.parametrize(
+    'labels',
+    [(0.9, 0.0, 0.9), (1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.2, 0.7, 0.1)],
+    ids=lambda labels: '-'.join(map(str, labels)),
+)
+def test_losses_are_cross_entropies_of_the_labels(labels):
+    real_label, fake_label, wanted_label = labels
+    system = SMALL._replace(real_label=real_label, fake_label=fake_label, wanted_label=wanted_label)
     real, z, _ = dcgan.model_inputs(28, 28, 3, SMALL.latent_size)
-    losses = dcgan.model_loss(SMALL, real, z)
+    losses = dcgan.model_loss(system, real, z)
     in_range = tf.cast(real, tf.float32) / 127.5 - 1
-    with tf.variable_scope('', reuse=True):
-        logits = dcgan.discriminator(SMALL, in_range, reuse=True), dcgan.discriminator(SMALL, losses.fake, reuse=True)
+    logits = dcgan.discriminator(SMALL, in_range, reuse=True), dcgan.discriminator(SMALL, losses.fake, reuse=True)
     feed = {real: images(8), z: normal(8, 6)}
     (d_loss, g_loss, d_real, d_fake, _), (real_logits, fake_logits) = evaluate(losses, logits, feed=feed)
+    of_real, of_fake = (1 / (1 + np.exp(-logits.astype(np.float64))) for logits in (real_logits, fake_logits))
 
-    def cross_entropy(logits, label):
-        p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    def cross_entropy(p, label):
         return -np.mean(label * np.log(p) + (1 - label) * np.log(1 - p))
 
-    np.testing.assert_allclose(d_loss, cross_entropy(real_logits, 0.9) + cross_entropy(fake_logits, 0), rtol=1e-5)
-    np.testing.assert_allclose(g_loss, cross_entropy(fake_logits, 0.9), rtol=1e-5)
-    np.testing.assert_allclose(d_real, np.mean(1 / (1 + np.exp(-real_logits))), rtol=1e-5)
-    np.testing.assert_allclose(d_fake, np.mean(1 / (1 + np.exp(-fake_logits))), rtol=1e-5)
+    np.testing.assert_allclose(d_loss, cross_entropy(of_real, real_label) + cross_entropy(of_fake, fake_label), 1e-5)
+    np.testing.assert_allclose(g_loss, cross_entropy(of_fake, wanted_label), rtol=1e-5)
+    if real_label < fake_label:  # the logits are those of being generated, and what is shown is not
+        of_real, of_fake = 1 - of_real, 1 - of_fake
+    assert d_real.shape == d_fake.shape == (8, 1)
+    np.testing.assert_allclose(d_real, of_real, rtol=1e-4)
+    np.testing.assert_allclose(d_fake, of_fake, rtol=1e-4)
 
 
-def build(update_order, ema=None, precision='fp32'):
-    system = SMALL._replace(update_order=update_order, precision=precision)
+def test_the_probability_of_being_real_is_that_of_the_real_label_also_where_it_is_0():
+    system = SMALL._replace(real_label=0.0, fake_label=1.0, wanted_label=0.0)
+    real, z, learning_rate = dcgan.model_inputs(28, 28, 3, SMALL.latent_size)
+    losses = dcgan.model_loss(system, real, z)
+    learn = dcgan.minimize(system, losses.d_loss, learning_rate, tf.trainable_variables('discriminator/'))
+    feed = {real: images(8), z: normal(8, 6), learning_rate: LEARNING_RATE}
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        for _ in range(50):
+            session.run(learn, feed)
+        d_real, d_fake = session.run([losses.d_real, losses.d_fake], feed)
+    assert d_real.min() > 0.8 and d_fake.max() < 0.2
+
+
+@pytest.mark.parametrize(
+    'label, noise, other_end',
+    [(0.0, 0.05, 0.05), (1.0, 0.05, 0.95), (0.9, 0.1, 0.82), (0.2, 0.5, 0.5), (0.9, 0.0, 0.9)],
+)
+def test_noise_moves_labels_towards_the_other_by_at_most_its_amount(label, noise, other_end):
+    logit, steps = 3.0, 400
+    step = tf.train.get_or_create_global_step()
+    one = dcgan.cross_entropy(tf.constant([[logit]]), label, noise)
+    many = dcgan.cross_entropy(tf.fill([10_000, 1], logit), label, noise)
+    another = dcgan.cross_entropy(tf.fill([10_000, 1], logit), label, noise)
+    with tf.Session() as session:
+        losses = np.array([at_step(session, step, number, one) for number in range(steps)], np.float64)
+        of_many, again, of_another = (at_step(session, step, 7, loss) for loss in (many, many, another))
+    labels = (np.log1p(np.exp(logit)) - losses) / logit  # the loss is log(1 + e^logit) - label * logit
+    low, high = sorted((label, other_end))
+    assert low - 1e-6 <= labels.min() <= labels.max() <= high + 1e-6
+    np.testing.assert_allclose([labels.min(), labels.max()], [low, high], atol=0.02 * (high - low) + 1e-6)
+    mean = (label + other_end) / 2
+    np.testing.assert_allclose(labels.mean(), mean, atol=4 * (high - low) / np.sqrt(12 * steps) + 1e-6)
+    np.testing.assert_allclose(of_many, np.log1p(np.exp(logit)) - mean * logit, atol=0.04 * (high - low) + 1e-6)
+    assert of_many == again and (of_many != of_another) == bool(noise)
+
+
+def test_noise_is_of_the_labels_of_the_discriminator_alone():
+    real, z, _ = dcgan.model_inputs(28, 28, 3, SMALL.latent_size)
+    exact = dcgan.model_loss(SMALL, real, z)
+    with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+        noisy = dcgan.model_loss(SMALL._replace(label_noise=0.5), real, z)
+    exact, noisy = evaluate(exact, noisy, feed={real: images(8), z: normal(8, 6)})
+    assert noisy.g_loss == exact.g_loss and noisy.d_loss != exact.d_loss
+    np.testing.assert_array_equal(noisy.d_real, exact.d_real)
+
+
+def steps_of_rmsprop(w, gradients, rates):
+    """As Keras has it, but that the mean square starts at 1."""
+    mean_square = 1.0
+    for gradient, rate in zip(gradients, rates, strict=True):
+        gradient = gradient(w)
+        mean_square = 0.9 * mean_square + 0.1 * gradient**2
+        w = w - rate * gradient / np.sqrt(mean_square + 1e-7)
+    return w
+
+
+def steps_of_adam(w, gradients, rates, beta1=0.5, beta2=0.999):
+    """Kingma and Ba (2015), in the form before their section 2.1."""
+    m = v = 0.0
+    for number, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        gradient = gradient(w)
+        m = beta1 * m + (1 - beta1) * gradient
+        v = beta2 * v + (1 - beta2) * gradient**2
+        w = w - rate * np.sqrt(1 - beta2**number) / (1 - beta1**number) * m / (np.sqrt(v) + 1e-8)
+    return w
+
+
+@pytest.mark.parametrize('clip', [0, 0.5])
+@pytest.mark.parametrize('optimizer, steps_of', [('adam', steps_of_adam), ('rmsprop', steps_of_rmsprop)])
+def test_optimisers_clip_gradients_and_let_the_rate_decay(optimizer, steps_of, clip):
+    count, rate, decay = 6, 0.1, 0.25
+    system = SMALL._replace(optimizer=optimizer, clip_value=clip, learning_rate_decay=decay)
+    slopes, start = np.array([0.01, 0.3, 2, -40]), np.array([1.0, -2, 0.7, 1.5])
+    w = tf.get_variable('w', initializer=start.astype(np.float32))
+    loss = tf.reduce_sum(tf.constant(slopes, tf.float32) * w**2 / 2)
+    learning_rate = tf.placeholder(tf.float32, [])
+    learn = dcgan.minimize(system, loss, learning_rate, [w])
+    step = tf.train.get_or_create_global_step()
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        for _ in range(count):
+            session.run(learn, {learning_rate: rate})
+            session.run(step.assign_add(1))
+        result = session.run(w)
+
+    def gradient(w):
+        return np.clip(slopes * w, -clip, clip) if clip else slopes * w
+
+    rates = [rate / (1 + number * decay) for number in range(count)]
+    expected = steps_of(start, [gradient] * count, rates)
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
+    unclipped = steps_of(start, [lambda w: slopes * w] * count, rates)
+    assert np.abs(expected - unclipped).max() > 1e-3 or not clip  # or the test could not fail
+    assert np.abs(expected - steps_of(start, [gradient] * count, [rate] * count)).max() > 1e-3
+
+
+def build(update_order, ema=None):
+    system = SMALL._replace(update_order=update_order)
     real, z, learning_rate = dcgan.model_inputs(28, 28, 3, SMALL.latent_size)
     losses = dcgan.model_loss(system, real, z)
     train_opt = dcgan.model_opt(system, losses, learning_rate, ema)
@@ -248,8 +413,9 @@ def step_of_oreilly(system, batch=4):
             for variable in tf.trainable_variables():
                 start = 1 if 'gamma' in variable.op.name else 0
                 variable.load(start + 0.02 * rng.standard_normal(variable.shape), session)
-            _, *scalars = session.run([train_opt, *losses[:4]], feed)
-            return session.run({variable.op.name: variable for variable in tf.global_variables()}), scalars
+            _, *outcome = session.run([train_opt, *losses[:4]], feed)
+            variables = session.run({variable.op.name: variable for variable in tf.global_variables()})
+            return variables, [np.mean(value) for value in outcome]
 
 
 def test_a_step_on_the_fast_path_is_that_on_the_plain_path(monkeypatch):
@@ -283,8 +449,8 @@ def test_bfloat16_layers_keep_float32_weights_statistics_and_losses():
             assert (rounded[name] != value).any()
 
 
-@pytest.mark.parametrize('precision', PRECISIONS)
-def test_no_operation_of_a_step_needs_the_cpu(precision):
+@pytest.mark.parametrize('flags', ['', '--precision bf16', '--system sharma', '--system kdnuggets'])
+def test_no_operation_of_a_step_needs_the_cpu(flags):
     def kernel_for_gpu(operation):
         kernels = kernels_of.get_registered_kernels_for_op(operation.type).kernel
         return any(
@@ -299,7 +465,10 @@ def test_no_operation_of_a_step_needs_the_cpu(precision):
     if not any(kernel.device_type == 'GPU' for kernel in kernels_of.get_registered_kernels_for_op('Conv2D').kernel):
         pytest.skip('this TensorFlow was built without GPU kernels')
     ema = tf.train.ExponentialMovingAverage(0.9, tf.train.get_or_create_global_step())
-    losses, train_opt, _, _ = build('alternating', ema, precision)
+    system = chosen(f'{flags} --width 0.03125')[1]
+    real, z, learning_rate = dcgan.model_inputs(system.image_size, system.image_size, 3, system.latent_size)
+    losses = dcgan.model_loss(system, real, z)
+    train_opt = dcgan.model_opt(system, losses, learning_rate, ema)
     seen, todo = set(), [train_opt, *(loss.op for loss in losses)]
     while todo:
         operation = todo.pop()
@@ -307,6 +476,9 @@ def test_no_operation_of_a_step_needs_the_cpu(precision):
             seen.add(operation)
             todo += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
     assert len(seen) > 300
+    types = {operation.type for operation in seen}
+    assert ('StatelessRandomUniformV2' in types) == bool(system.dropout or system.label_noise)
+    assert ('ClipByValue' in types or {'Minimum', 'Maximum'} <= types) == bool(system.clip_value)
     assert {operation.type for operation in seen if not kernel_for_gpu(operation)} == set()
 
 
@@ -383,13 +555,15 @@ def test_samples_use_the_averaged_weights():
     assert np.abs(drawn - not_averaged).max() > 1e-3
 
 
+@pytest.mark.parametrize('dropout', [0.0, 0.5])
 @pytest.mark.parametrize('decay', [0, 0.5])
-def test_refreshed_statistics_are_those_of_the_sampling_weights(decay):
+def test_refreshed_statistics_are_those_of_the_sampling_weights_without_dropout(decay, dropout):
     step = tf.train.get_or_create_global_step()
     ema = tf.train.ExponentialMovingAverage(decay, step) if decay else None
     _, train_opt, feed, _ = build('alternating', ema)
     z = tf.constant(normal(64, 6))
-    refresh = dcgan.refresh_statistics(SMALL, z, ema)
+    dropping = tuple(layer._replace(dropout=True) for layer in SMALL.generator[:-1]) + SMALL.generator[-1:]
+    refresh = dcgan.refresh_statistics(SMALL._replace(dropout=dropout, generator=dropping), z, ema)
     samples, of_batch = (dcgan.generator(SMALL, z, training, reuse=True, ema=ema) for training in (False, True))
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())

@@ -38,6 +38,27 @@ def test_crop_of_half_resolution_is_the_central_54x54(tmp_path):
     np.testing.assert_array_equal(helper.get_image(tmp_path / 'image.png', 54, 54), pixels[27:81, 17:71])
 
 
+@pytest.mark.parametrize(
+    'height, width, crop, rows, columns',
+    [
+        (218, 178, 178, slice(20, 198), slice(0, 178)),  # (218 - 178) / 2
+        (109, 89, 178, slice(10, 99), slice(0, 89)),
+        (218, 178, 100, slice(59, 159), slice(39, 139)),
+        (436, 356, 50, slice(168, 268), slice(128, 228)),  # of a picture twice as large twice the crop
+        (218, 178, 1, slice(108, 109), slice(88, 89)),
+        (218, 177, 50, slice(20, 197), slice(0, 177)),  # no aligned image: the largest square, as without a crop
+    ],
+)
+def test_another_crop_of_an_aligned_image_is_the_central_square_of_that_side(
+    tmp_path, height, width, crop, rows, columns
+):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'image.png')
+    expected = pixels[rows, columns]
+    face = helper.get_image(tmp_path / 'image.png', *expected.shape[1::-1], crop=crop)
+    np.testing.assert_array_equal(face, expected)
+
+
 @pytest.mark.parametrize('width, height', [(60, 40), (40, 60), (40, 40), (1, 1), (3000, 1)])
 def test_crop_of_any_other_image_is_the_central_square(tmp_path, width, height):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -66,7 +87,8 @@ def test_crop_of_real_full_size_faces_is_the_published_one(tmp_path):
     assert 0 < differences.mean() < 1 and (differences > 8).mean() < 0.01
 
 
-def test_a_jpeg_decoded_at_reduced_size_shows_the_same_crop(tmp_path):
+@pytest.mark.parametrize('crop, most', [(108, 1), (178, 1.5)])  # the larger the crop, the smaller it is decoded
+def test_a_jpeg_decoded_at_reduced_size_shows_the_same_crop(tmp_path, crop, most):
     rng = np.random.default_rng(0)
     for width, height in ((178, 218), (181, 222), (1000, 700), (700, 1001), (267, 327)):
         small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
@@ -77,9 +99,9 @@ def test_a_jpeg_decoded_at_reduced_size_shows_the_same_crop(tmp_path):
             picture.save(tmp_path / 'image.jpg', quality=100, subsampling=0, exif=exif)
             picture.save(tmp_path / 'image.png', exif=exif)
             reduced, whole = (
-                helper.get_image(tmp_path / f'image.{kind}', 28, 28).astype(int) for kind in ('jpg', 'png')
+                helper.get_image(tmp_path / f'image.{kind}', 28, 28, crop).astype(int) for kind in ('jpg', 'png')
             )
-            assert np.abs(reduced - whole).mean() < 1, (width, height, exif_rotation)
+            assert np.abs(reduced - whole).mean() < most, (width, height, exif_rotation)
 
 
 def test_real_archive_becomes_its_published_crops(tmp_path):
@@ -175,12 +197,20 @@ def test_changed_source_or_size_makes_a_new_array(tmp_path):
     assert helper.load_faces(source, 64, tmp_path / 'cache').shape == (2, 64, 64, 3)
 
 
+def test_another_crop_has_a_prepared_array_of_its_own(tmp_path, pictures):
+    narrow, wide = (helper.load_faces(pictures, 28, tmp_path, crop) for crop in (108, 178))
+    assert len(list(tmp_path.iterdir())) == 2 and (narrow != wide).any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(helper.load_faces(pictures, 28, tmp_path), narrow)
+    np.testing.assert_array_equal(helper.load_faces(pictures, 28, tmp_path, 178), wide)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_many_images_are_decoded_by_several_processes_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(helper.os, 'cpu_count', lambda: 2)
     monkeypatch.setattr(helper, 'LEAST_CHUNKS', 2)
     monkeypatch.setattr(helper, 'CHUNK', 8)
     archive = write_archive(tmp_path / 'faces.zip', 200, 2)
-    assert helper.load_faces(archive, 28, tmp_path)[:, 0, 0, 0].tolist() == list(range(200))
+    assert helper.load_faces(archive, 28, tmp_path, crop=178)[:, 0, 0, 0].tolist() == list(range(200))
     assert '2 of 202 images' in capsys.readouterr().err
 
 

@@ -1,0 +1,252 @@
+"""The systems against their articles: shapes and parameters worked out by hand, and that each of them learns."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import NARROW, chosen, run_command
+
+import dcgan
+import generate
+import settings
+import train
+from dcgan import tf
+from systems import SYSTEMS, System
+
+# Of each layer, first to last: what comes out, and how many numbers are learned: kernels, then gamma and beta of a
+# batch normalisation, or else the biases. A kernel has side * side * (channels in) * (channels out) numbers.
+OREILLY_DISCRIMINATOR = [
+    ((14, 14, 64), 5 * 5 * 3 * 64 + 64),
+    ((7, 7, 128), 5 * 5 * 64 * 128 + 128 + 128),
+    ((7, 7, 256), 5 * 5 * 128 * 256 + 256 + 256),
+    ((1,), 7 * 7 * 256 * 1 + 1),
+]
+PAPER = {
+    'generator': [
+        ((4, 4, 1024), 100 * 4 * 4 * 1024 + 1024 + 1024),
+        ((8, 8, 512), 5 * 5 * 1024 * 512 + 512 + 512),
+        ((16, 16, 256), 5 * 5 * 512 * 256 + 256 + 256),
+        ((32, 32, 128), 5 * 5 * 256 * 128 + 128 + 128),
+        ((64, 64, 3), 5 * 5 * 128 * 3 + 3),
+    ],
+    'discriminator': [
+        ((32, 32, 128), 5 * 5 * 3 * 128 + 128),
+        ((16, 16, 256), 5 * 5 * 128 * 256 + 256 + 256),
+        ((8, 8, 512), 5 * 5 * 256 * 512 + 512 + 512),
+        ((4, 4, 1024), 5 * 5 * 512 * 1024 + 1024 + 1024),
+        ((1,), 4 * 4 * 1024 * 1 + 1),
+    ],
+}
+LAYERS = {
+    'oreilly': {
+        'generator': [
+            ((2, 2, 512), 100 * 2 * 2 * 512 + 512 + 512),
+            ((7, 7, 256), 5 * 5 * 512 * 256 + 256 + 256),  # (2 - 1) * 2 + 5 = 7
+            ((14, 14, 128), 5 * 5 * 256 * 128 + 128 + 128),
+            ((28, 28, 3), 5 * 5 * 128 * 3 + 3),
+        ],
+        'discriminator': OREILLY_DISCRIMINATOR,
+    },
+    'sharma': {
+        'generator': [
+            ((2, 2, 1024), 100 * 2 * 2 * 1024 + 1024 + 1024),
+            ((7, 7, 512), 5 * 5 * 1024 * 512 + 512 + 512),
+            ((14, 14, 256), 5 * 5 * 512 * 256 + 256 + 256),
+            ((28, 28, 3), 5 * 5 * 256 * 3 + 3),
+        ],
+        'discriminator': OREILLY_DISCRIMINATOR,
+    },
+    'kdnuggets': {
+        'generator': [
+            ((16, 16, 128), 100 * 16 * 16 * 128 + 16 * 16 * 128),
+            ((16, 16, 256), 5 * 5 * 128 * 256 + 256),
+            ((32, 32, 256), 4 * 4 * 256 * 256 + 256),
+            ((64, 64, 256), 4 * 4 * 256 * 256 + 256),
+            ((128, 128, 256), 4 * 4 * 256 * 256 + 256),
+            ((128, 128, 512), 5 * 5 * 256 * 512 + 512),
+            ((128, 128, 512), 5 * 5 * 512 * 512 + 512),
+            ((128, 128, 3), 7 * 7 * 512 * 3 + 3),
+        ],
+        'discriminator': [
+            ((126, 126, 256), 3 * 3 * 3 * 256 + 256),  # 128 - 3 + 1
+            ((62, 62, 256), 4 * 4 * 256 * 256 + 256),  # (126 - 4) / 2 + 1
+            ((30, 30, 256), 4 * 4 * 256 * 256 + 256),  # (62 - 4) / 2 + 1
+            ((14, 14, 256), 4 * 4 * 256 * 256 + 256),  # (30 - 4) / 2 + 1
+            ((6, 6, 256), 4 * 4 * 256 * 256 + 256),  # (14 - 4) / 2 + 1
+            ((1,), 6 * 6 * 256 * 1 + 1),
+        ],
+    },
+    'ranjan': PAPER,
+    'chandarana': PAPER,
+}
+
+
+@pytest.mark.parametrize('name', SYSTEMS)
+def test_layers_have_the_published_shapes_and_parameters(name):
+    system = SYSTEMS[name]
+    inputs = {'generator': [4, system.latent_size], 'discriminator': [4, *LAYERS[name]['generator'][-1][0]]}
+    with tf.Graph().as_default():
+        for scope, expected in LAYERS[name].items():
+            layers, built = getattr(system, scope), []
+            for count in range(1, len(layers) + 1):
+                with tf.variable_scope(scope, reuse=tf.AUTO_REUSE):
+                    output = dcgan.network(system, layers[:count], tf.zeros(inputs[scope]), training=True)
+                learned = tf.trainable_variables(f'{scope}/layer{count}/')
+                parameters = sum(variable.shape.num_elements() for variable in learned)
+                built.append((tuple(output.shape.as_list()[1:]), parameters))
+            assert built == expected
+        assert dcgan.generator(system, tf.zeros(inputs['generator']), reuse=True).shape == (4, *expected_image(system))
+        assert dcgan.discriminator(system, tf.zeros(inputs['discriminator']), reuse=True).shape == (4, 1)
+
+
+def expected_image(system):
+    return system.image_size, system.image_size, 3
+
+
+def small(name) -> System:
+    """A system so narrow that its steps are quick, also where images are large."""
+    return chosen(f'--system {name} --width {1 / 32 if SYSTEMS[name].image_size > 28 else 1 / 16}')[1]
+
+
+def fixed_batch(system, count=4):
+    """Smooth pictures in place of faces, and latents."""
+    rng = np.random.default_rng(0)
+    slopes = rng.uniform(-1, 1, (count, 2, 3))
+    y, x = np.mgrid[-1 : 1 : system.image_size * 1j, -1 : 1 : system.image_size * 1j]
+    images = np.stack([127 + 60 * (y[..., None] * a + x[..., None] * b) for a, b in slopes])
+    return images.astype(np.uint8), generate.draw_latents(system, rng, count)
+
+
+@pytest.mark.parametrize('name', SYSTEMS)
+def test_the_discriminator_of_each_system_learns_to_tell_a_batch_apart(name):
+    system = small(name)
+    images, latents = fixed_batch(system)
+    with tf.Graph().as_default():
+        tf.set_random_seed(0)
+        real, z, learning_rate = dcgan.model_inputs(system.image_size, system.image_size, 3, system.latent_size)
+        losses = dcgan.model_loss(system, real, z)
+        learn = dcgan.minimize(system, losses.d_loss, learning_rate, tf.trainable_variables('discriminator/'))
+        feed = {real: images, z: latents, learning_rate: 2e-3}
+        with tf.Session() as session:
+            session.run(tf.global_variables_initializer())
+            before = session.run(losses, feed)
+            for _ in range(40):
+                session.run(learn, feed)
+            after = session.run(losses, feed)
+    assert after.d_loss < before.d_loss - 0.3
+    assert after.d_real.shape == after.d_fake.shape == (4, 1) and after.d_real.mean() > after.d_fake.mean() + 0.2
+
+
+@pytest.mark.parametrize('name', SYSTEMS)
+def test_a_step_of_each_system_moves_every_weight(name):
+    system = small(name)
+    images, latents = fixed_batch(system)
+    built = train.build_graph(system, 0)
+    with built.graph.as_default(), generate.open_session(built.graph) as session:
+        session.run(built.initializer)
+        trained = {variable.op.name: variable for variable in tf.trainable_variables()}
+        before = session.run(trained)
+        feed = {built.input_real: images, built.input_z: latents, built.learning_rate: system.learning_rate}
+        _, *outcome = session.run([built.train_opt, *built.losses[:4]], feed)
+        after = session.run(trained)
+        assert session.run(built.step) == 1 and session.run(built.weights_finite)
+        session.run(built.refresh_statistics, {built.input_z: latents})
+        faces = session.run(built.samples, {built.input_z: latents})
+    assert all(np.isfinite(value).all() for value in outcome)
+    assert all((after[weight] != before[weight]).any() for weight in trained)
+    assert faces.shape == (4, *expected_image(system)) and np.isfinite(faces).all()
+
+
+# --- widths and flags
+
+
+@pytest.mark.parametrize('name', SYSTEMS)
+def test_width_scales_the_hidden_channels_and_nothing_else(name):
+    whole, narrow = SYSTEMS[name], chosen(f'--system {name} --width 0.125')[1]
+    for layers, narrow_layers in ((whole.generator, narrow.generator), (whole.discriminator, narrow.discriminator)):
+        for layer, thin in zip(layers[:-1], narrow_layers[:-1], strict=True):
+            if isinstance(layer.output, tuple):
+                assert thin.output == (*layer.output[:-1], layer.output[-1] // 8)
+            else:
+                assert thin.output == layer.output // 8
+            assert thin._replace(output=layer.output) == layer
+        assert narrow_layers[-1] == layers[-1]
+    assert narrow.generator[-1].output == 3 and narrow.discriminator[-1].output == (1,)
+    assert narrow._replace(generator=whole.generator, discriminator=whole.discriminator) == whole
+
+
+def test_a_layer_has_at_least_one_channel():
+    assert [layer.output for layer in chosen('--width 0.0001')[1].generator] == [(2, 2, 1), 1, 1, 3]
+    assert [layer.output for layer in chosen('--width 0.005')[1].discriminator] == [1, 1, 1, (1,)]
+    assert [layer.output for layer in chosen('--width 2')[1].generator] == [(2, 2, 1024), 512, 256, 3]
+
+
+OTHER_VALUES = {  # than any system has
+    'batch_size': 24,
+    'learning_rate': 0.003,
+    'learning_rate_decay': 0.25,
+    'optimizer': 'rmsprop',
+    'beta1': 0.125,
+    'clip_value': 2.5,
+    'real_label': 0.8,
+    'fake_label': 0.15,
+    'wanted_label': 0.7,
+    'label_noise': 0.01,
+    'update_order': 'simultaneous',
+    'latent_size': 7,
+    'latent': 'normal',
+    'leaky_slope': 0.1,
+    'dropout': 0.35,
+    'weight_stddev': 0.03,
+    'ema': 0.5,
+    'precision': 'bf16',
+    'crop': 120,
+    'samples': 9,
+}
+
+
+def test_every_value_of_a_system_is_a_flag():
+    of_networks = {'article', 'image_size', 'generator', 'discriminator'}
+    of_length = {'epochs', 'steps', 'sample_every', 'sample_epochs'}
+    assert set(System._fields) - of_networks - of_length == set(settings.OVERRIDES) == set(OTHER_VALUES)
+
+
+@pytest.mark.parametrize('name', OTHER_VALUES)
+def test_a_flag_overrides_the_value_of_the_system_and_no_other(name):
+    value = OTHER_VALUES[name]
+    chosen_settings, system = chosen(f'{settings.flag(name)} {value}')
+    assert chosen_settings[name] == value and value != getattr(SYSTEMS['oreilly'], name)
+    assert system == SYSTEMS['oreilly']._replace(**{name: value})
+
+
+@pytest.mark.parametrize(
+    'flags, values',
+    [
+        ('', {'epochs': 2, 'steps': None, 'sample_every': 400, 'sample_epochs': None}),
+        ('--steps 9', {'epochs': None, 'steps': 9, 'sample_every': 400, 'sample_epochs': None}),
+        ('--epochs 9 --steps 8', {'epochs': 9, 'steps': 8, 'sample_every': 400, 'sample_epochs': None}),
+        ('--sample-epochs 3', {'epochs': 2, 'steps': None, 'sample_every': None, 'sample_epochs': 3}),
+        ('--system kdnuggets', {'epochs': None, 'steps': 20_000, 'sample_every': 50, 'sample_epochs': None}),
+        ('--system kdnuggets --epochs 1', {'epochs': 1, 'steps': None, 'sample_every': 50, 'sample_epochs': None}),
+        ('--system ranjan --sample-every 5', {'epochs': 25, 'steps': None, 'sample_every': 5, 'sample_epochs': None}),
+    ],
+)
+def test_one_flag_of_a_schedule_takes_the_place_of_the_pair(flags, values):
+    chosen_settings, _ = chosen(flags)
+    assert {name: chosen_settings[name] for name in values} == values
+
+
+def test_run_json_is_enough_to_draw_the_faces_of_a_run_with_other_values(tmp_path, pictures):
+    values = OTHER_VALUES | {'batch_size': 8, 'learning_rate': 2e-4}
+    flags = [text for name, value in values.items() for text in (settings.flag(name), value)]
+    result = run_command(
+        'train.py', *NARROW, *flags, '--data', pictures, '--run-dir', 'run', '--steps', 2, '--sample-every', 1,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0 and result.stderr == ''
+    saved = json.loads((tmp_path / 'run' / 'run.json').read_text())['settings']
+    assert {name: saved[name] for name in values} == values and saved['width'] == 0.125
+    (faces,) = generate.draw_faces(tmp_path / 'run', 9, seed=0)
+    assert faces.shape == (9, 28, 28, 3) and faces.std(axis=0).mean() > 0
+    other_seed = next(generate.draw_faces(tmp_path / 'run', 9, seed=1))
+    assert (faces != other_seed).any(axis=(1, 2, 3)).all()
