@@ -130,16 +130,6 @@ def all_reduce(x, replicas: Replicas):
     return total
 
 
-def mean_over_replicas(x, replicas: Replicas):
-    """The mean of `x` over all replicas, with its gradient: the mean of the gradients."""
-
-    @tf.custom_gradient
-    def mean(x):
-        return all_reduce(x, replicas) / replicas.count, lambda dy: all_reduce(dy, replicas) / replicas.count
-
-    return mean(x)
-
-
 def mean_gradients(gradients, replicas: Replicas):
     """The means of `gradients`, tensors float32, over all replicas: packed into a few buffers, which are reduced.
 
@@ -352,14 +342,34 @@ def batch_norm(x, training, momentum=BATCH_NORM_MOMENTUM, scope='batch_norm'):
 
 def normalise_over_replicas(x, gamma, beta, replicas: Replicas):
     """`tf.nn.fused_batch_norm` of the whole batch, of which `x` is this replica's part."""
-    exact = tf.cast(x, tf.float32)
-    moments = tf.stack([tf.reduce_mean(exact, [0, 1, 2]), tf.reduce_mean(tf.square(exact), [0, 1, 2])])
-    mean, square = tf.unstack(mean_over_replicas(moments, replicas))
-    variance = tf.maximum(square - tf.square(mean), 0)
-    scale = gamma * tf.rsqrt(variance + BATCH_NORM_EPSILON)
-    y = tf.cast(exact * scale + (beta - mean * scale), x.dtype)
-    values = tf.cast(tf.size(x) // x.shape[-1] * replicas.count, tf.float32)
-    return y, mean, variance * values / (values - 1)
+    values = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+
+    @tf.custom_gradient
+    def normalise(x, gamma, beta):
+        _, mean, variance = tf.nn.fused_batch_norm(x, tf.ones_like(gamma), tf.zeros_like(beta))
+        square = variance * (values - 1) / values + tf.square(mean)  # it gives the unbiased variance
+        mean, square = tf.unstack(all_reduce(tf.stack([mean, square]), replicas) / replicas.count)
+        variance = tf.maximum(square - tf.square(mean), 0)
+        y, _, _ = tf.nn.fused_batch_norm(x, gamma, beta, mean, variance, BATCH_NORM_EPSILON, is_training=False)
+
+        def gradient(dy, *_):
+            # As if mean and variance were constants, and then what they add, of the whole batch.
+            dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=dy, x=x, scale=gamma, reserve_space_1=mean, reserve_space_2=variance,
+                reserve_space_3=[], epsilon=BATCH_NORM_EPSILON, is_training=False,
+            )  # fmt: skip
+            of_gamma, of_beta = tf.unstack(all_reduce(tf.stack([dgamma, dbeta]) / values, replicas) / replicas.count)
+            scale = -gamma * tf.rsqrt(variance + BATCH_NORM_EPSILON)
+            added, _, _ = tf.nn.fused_batch_norm(
+                x, scale * of_gamma, scale * of_beta, mean, variance, BATCH_NORM_EPSILON, is_training=False
+            )
+            return dx + added, dgamma, dbeta
+
+        return (y, mean, variance), gradient
+
+    y, mean, variance = normalise(x, gamma, beta)
+    whole = values * replicas.count
+    return y, mean, variance * whole / (whole - 1)
 
 
 def dropout(x, rate):
