@@ -340,7 +340,8 @@ def train(
             session.run(built.refresh_statistics, {built.input_z: statistics_z})
             _, grid = show_generator_output(session, built, sample_z, run_dir / 'samples' / 'step-00000000.png')
             real_grid = helper.images_square_grid(real)
-            show.side_by_side(grid, real_grid).save(run_dir / 'samples' / 'start.png')
+            with helper.replacing(run_dir / 'samples' / 'start.png') as temporary:
+                show.side_by_side(grid, real_grid).save(temporary)
             show.add_event(events, step=0, summary=show.summary(images={'faces': grid, 'real faces': real_grid}))
             if preview:
                 bar.write(f'Real faces:\n{show.preview(real)}')
