@@ -94,7 +94,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path, 
     assert any('Adam_1' in name for name in expected) and any('ExponentialMoving' in name for name in expected)
     assert tensors(killed / 'checkpoints' / 'step-100') == expected
     names = [path.name for folder in ('checkpoints', 'samples') for path in (killed / folder).glob('*')]
-    assert all(re.fullmatch(r'(step|keep)-\d+\.(index|png|data-00000-of-00001)|abandoned', name) for name in names)
+    finished = r'(step|keep)-\d+\.(index|png|data-00000-of-00001)|start\.png|abandoned'
+    assert all(re.fullmatch(finished, name) for name in names)
 
 
 def cut(file):

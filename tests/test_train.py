@@ -36,6 +36,8 @@ def test_a_run_directory_holds_everything(trained):
     assert run['images'] == 40 and run['settings']['batch_size'] == 8
     assert run['settings']['learning_rate'] == 2e-4 and run['settings']['beta1'] == 0.5
     assert [path.name for path in sorted((trained / 'samples').iterdir())] == [
+        'start.png',
+        'step-00000000.png',
         'step-00000004.png',
         'step-00000008.png',
         'step-00000010.png',
