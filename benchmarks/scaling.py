@@ -1,6 +1,6 @@
 """How much faster are two workers than one process, and what do they send one another?
 
-    python benchmarks/scaling.py [--batch 256] [--steps 12]      (four minutes; Linux, for /proc; 2 cores)
+    python benchmarks/scaling.py [--batch 512] [--steps 8]      (four minutes; Linux, for /proc; 2 cores)
 
 Trains by `train.py` itself, each process on one core, and takes speeds from log.csv, medians of all steps but the
 first. Three kinds: one process with a batch B; two workers that share it; and, as what two workers could reach if
@@ -120,8 +120,8 @@ def plan(system, weights, batch):
 
 def main():
     parser = argparse.ArgumentParser(description='Measure two workers against one process.')
-    parser.add_argument('--batch', type=int, default=256, help='images a step (256)')
-    parser.add_argument('--steps', type=int, default=12, help=f'steps, more than {WARM_UP} (12)')
+    parser.add_argument('--batch', type=int, default=512, help='images a step (512)')
+    parser.add_argument('--steps', type=int, default=8, help=f'steps, more than {WARM_UP} (8)')
     args = parser.parse_args()
     first, second = sorted(os.sched_getaffinity(0))[:2]
     both, batch, half = [{first, second}], ('--batch-size', args.batch), ('--batch-size', args.batch // 2)
