@@ -53,6 +53,7 @@ MOST_UNREADABLE = 0.01  # of all images
 MOST_NAMED = 10  # of the images that cannot be read
 CHUNK = 64  # images that are decoded, and then written, at a time
 LEAST_CHUNKS = 32  # with fewer, starting processes takes longer than decoding
+HOLD_OUT = 10  # of so many faces one is never trained on: faces are judged by those
 PREPARATION = 'central crop, bilinear, 3'  # changes when the pixels that `get_image` gives change
 
 
@@ -439,6 +440,15 @@ def digest(faces) -> str:
     """Tells data sets apart: a hash of their size and of a thousand of their faces."""
     some = np.ascontiguousarray(faces[:: math.ceil(len(faces) / 1000)])
     return hashlib.blake2s(repr(faces.shape).encode() + some.tobytes(), digest_size=8).hexdigest()
+
+
+def split(count) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of those of `count` faces that are trained on, and of those that are held out: every tenth.
+
+    The rule depends on nothing but the order, that of the names. Too few faces for a tenth hold none out.
+    """
+    held_out = np.arange(count) % HOLD_OUT == HOLD_OUT - 1
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def get_batch(faces, indices) -> np.ndarray:
