@@ -4,6 +4,7 @@ import argparse
 import re
 import signal
 import sys
+import threading
 from pathlib import Path
 
 # What Python takes for a number besides is a slip of the hand: 1_000, ' 5 ', digits of other scripts, inf, nan.
@@ -45,6 +46,27 @@ def path(text) -> Path:
     if not text:
         raise argparse.ArgumentTypeError('it is empty')
     return Path(text)
+
+
+def stop_signals() -> list[int]:
+    """Ctrl-C, SIGTERM and that of a closed terminal, but for those that are ignored, as nohup does."""
+    signals = {signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)}
+    return [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that Ctrl-C, SIGTERM or a closed terminal sets; the next of them ends the program at once."""
+    stop = threading.Event()
+    signals = stop_signals()
+
+    def request(*_):
+        stop.set()
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in signals:
+        signal.signal(number, request)
+    return stop
 
 
 def report(error):

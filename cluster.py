@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cli
-import generate
 
 TASKS = ('chief', 'worker')  # of TF_CONFIG, in the order of ranks
 START = 10  # times as long as in training do workers wait for one another at the start
@@ -113,7 +112,7 @@ def split(address) -> tuple[str, int]:
 # --- workers of this machine
 
 
-def devices() -> list[str]:
+def own_gpus() -> list[str]:
     """The GPUs of this machine that may be used, as CUDA_VISIBLE_DEVICES names them."""
     if 'CUDA_VISIBLE_DEVICES' in os.environ:
         return [name for name in os.environ['CUDA_VISIBLE_DEVICES'].split(',') if name not in ('', '-1')]
@@ -161,7 +160,7 @@ def launch(count, timeout, prepare, work):
     Signals are passed on. Raises UserError when a worker is killed or hangs; what else goes wrong it says itself,
     and SystemExit is raised.
     """
-    gpus = devices()
+    gpus = own_gpus()
     if gpus and len(gpus) < count:
         raise cli.UserError(f'--workers {count}, but there are {len(gpus)} GPUs: each worker needs its own')
     if gpus:
@@ -186,9 +185,8 @@ def launch(count, timeout, prepare, work):
         try:
             for worker in workers:
                 worker.start()
-            for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):
-                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
-                    signal.signal(number, forward)
+            for number in cli.stop_signals():
+                signal.signal(number, forward)
             while not any(worker.exitcode for worker in workers):
                 running = [worker.sentinel for worker in workers if worker.exitcode is None]
                 if not running:
@@ -228,10 +226,9 @@ def start(members: Cluster) -> Cluster:
 
     When that takes longer than `START` timeouts the process ends; UserError where its address cannot be listened on.
     """
-    import dcgan
+    from runtime import session_config, tf
 
-    tf = dcgan.tf
-    config = generate.session_config()
+    config = session_config()
     config.experimental.collective_group_leader = '/job:worker/replica:0/task:0'
     config.experimental.collective_nccl = True  # on GPUs
     config.device_filters.append(f'/job:worker/task:{members.rank}')  # a session needs no other worker
@@ -254,11 +251,9 @@ def start(members: Cluster) -> Cluster:
 
 def open_session(members: Cluster, graph):
     """A session, on the worker's server if there are several workers."""
-    import dcgan
+    from runtime import open_session
 
-    if not members.several:
-        return generate.open_session(graph)
-    return dcgan.tf.Session(members.server.target, graph=graph, config=members.config)
+    return open_session(graph, members.config, members.server.target if members.several else '')
 
 
 def answers(address) -> bool:
@@ -338,14 +333,14 @@ def together(members: Cluster):
     if not members.several:
         yield
         return
-    import dcgan
+    from runtime import tf
 
     timer = threading.Timer((START + 1) * members.timeout, lose, [members])
     timer.daemon = True
     timer.start()
     try:
         yield
-    except tuple(getattr(dcgan.tf.errors, f'{name}Error') for name in BROKEN):
+    except tuple(getattr(tf.errors, f'{name}Error') for name in BROKEN):
         lose(members)
     finally:
         timer.cancel()
@@ -353,15 +348,15 @@ def together(members: Cluster):
 
 def share(members: Cluster, value):
     """The chief's `value`, anything that JSON can say, on every worker."""
-    import dcgan
+    from replication import Replicas, all_reduce
+    from runtime import tf
 
-    tf = dcgan.tf
     if not members.several:
         return value
     text = json.dumps(value).encode().ljust(SHARED_BYTES) if members.chief else bytes(SHARED_BYTES)
     with tf.Graph().as_default() as graph:
         own = tf.placeholder(tf.int32, [SHARED_BYTES])
-        total = dcgan.all_reduce(own, dcgan.Replicas(members.size, members.rank, START * members.timeout))
+        total = all_reduce(own, Replicas(members.size, members.rank, START * members.timeout))
     with open_session(members, graph) as session, together(members):
         total = session.run(total, {own: list(text)})
     return json.loads(total.astype('uint8').tobytes())
@@ -369,8 +364,8 @@ def share(members: Cluster, value):
 
 def farewell(members: Cluster, session, last):
     """Run the operation `last`, a reduction, before the process ends: others may still fetch what it has sent."""
-    import dcgan
+    from runtime import tf
 
     if members.several:
-        with contextlib.suppress(dcgan.tf.errors.OpError):  # there is nothing left to lose
+        with contextlib.suppress(tf.errors.OpError):  # there is nothing left to lose
             session.run(last)

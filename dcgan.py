@@ -5,61 +5,18 @@ The functions carry the names of the article's notebook: `model_inputs`, `genera
 Variables live under `generator/` and `discriminator/`, and a shipped checkpoint depends on their names.
 """
 
-import contextlib
 import itertools
 import math
-import os
-import zlib
 from typing import NamedTuple
 
+from replication import current_replicas, mean_gradients, normalise_over_replicas, random_seed, stateless_uniform
+from runtime import tf
 from systems import PRECISIONS, Layer, System
-
-
-@contextlib.contextmanager
-def calm_start():
-    """Silence what TensorFlow's C++ code says while it loads, unless TF_CPP_MIN_LOG_LEVEL asks for it.
-
-    The variable alone is not enough: the first messages come before TensorFlow reads it, so the
-    descriptor itself points elsewhere meanwhile. Python's errors are not touched.
-    """
-    if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') != '3':
-        yield
-        return
-    stderr = os.dup(2)
-    with open(os.devnull, 'wb') as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
-with calm_start():
-    import tensorflow.compat.v1 as tf
-
-    # TensorFlow 2.18 has something to say at the first run, too. Without a GPU: that is for the real session.
-    with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(device_count={'GPU': 0})) as session:
-        session.run(tf.constant(0))
-
-tf.logging.set_verbosity(tf.logging.ERROR)
 
 # On a CPU the gradient of kernels over this many channels is faster as matrix products; on a GPU it never is.
 TAP_CHANNELS = math.inf if tf.config.list_physical_devices('GPU') else 64
 BATCH_NORM_EPSILON = 1e-3  # this and the momentum are those of tf.layers, which the article used
 BATCH_NORM_MOMENTUM = 0.99
-BUFFER_BYTES = 8 << 20  # of gradients, that are reduced at once
-INSTANCES = itertools.count(1)  # every reduction of a process has a number, which is the same in all processes
-
-
-class Replicas(NamedTuple):
-    """The processes that train together, each on an equal part of every batch, and which of them this one is."""
-
-    count: int
-    rank: int
-    timeout: float  # seconds that a reduction may take
-    batch_norm: bool = True  # normalise with the statistics of the whole batch, not of the part
-    precision: str = 'fp32'  # of the gradients that are sent, one of PRECISIONS
 
 
 class Losses(NamedTuple):
@@ -79,130 +36,6 @@ def weights(shape, stddev, dtype):
     """
     initializer = tf.random_normal_initializer(stddev=stddev) if stddev else tf.glorot_uniform_initializer()
     return tf.cast(tf.get_variable('kernel', shape, initializer=initializer), dtype)
-
-
-def random_seed(name):
-    """The seed of a stateless random operation: each has its own, decided by the graph's seed and the step.
-
-    So a resumed run draws what it would have drawn.
-    """
-    graph = tf.get_default_graph()
-    of_operation = zlib.crc32(graph.unique_name(name).encode()) ^ (graph.seed or 0)
-    return tf.stack([tf.constant(of_operation, tf.int64), tf.train.get_or_create_global_step()])
-
-
-# --- several replicas
-
-
-@contextlib.contextmanager
-def replicated(replicas: Replicas | None):
-    """What is built inside computes one replica's part of a batch, and its gradients are those of the whole one.
-
-    None: there is one replica, and nothing is added to the graph.
-    """
-    stack = tf.get_collection_ref('replicas')
-    stack.append(replicas)
-    try:
-        yield
-    finally:
-        stack.pop()
-
-
-def current_replicas() -> Replicas | None:
-    """What `replicated` was told."""
-    return (tf.get_collection('replicas') or [None])[-1]
-
-
-def all_reduce(x, replicas: Replicas):
-    """The sum of `x` over all replicas: TensorFlow's collective, by gRPC between machines, by NCCL between GPUs."""
-    with tf.xla.experimental.jit_scope(compile_ops=False):
-        total = tf.raw_ops.CollectiveReduceV2(
-            input=x,
-            group_size=replicas.count,
-            group_key=1,
-            instance_key=next(INSTANCES),
-            ordering_token=[],
-            merge_op='Add',
-            final_op='Id',
-            timeout_seconds=replicas.timeout,
-        )
-    total.set_shape(x.shape)
-    return total
-
-
-def mean_gradients(gradients, replicas: Replicas):
-    """The means of `gradients`, tensors float32, over all replicas: packed into a few buffers, which are reduced.
-
-    The backward pass makes the last first. So a buffer is filled from the end, and on its way while the pass goes on.
-    """
-    dtype, buffers, size = tf.as_dtype(PRECISIONS[replicas.precision]), [], math.inf
-    for gradient in reversed(gradients):
-        more = gradient.shape.num_elements() * dtype.size
-        if size + more > BUFFER_BYTES:
-            buffers.append([])
-            size = 0
-        buffers[-1].append(gradient)
-        size += more
-    means = []
-    for buffer in buffers:
-        flat = tf.concat([tf.reshape(tf.cast(gradient, dtype), [-1]) for gradient in buffer], axis=0)
-        flat = tf.cast(all_reduce(flat, replicas), tf.float32) / replicas.count
-        parts = tf.split(flat, [gradient.shape.num_elements() for gradient in buffer])
-        means += [tf.reshape(part, gradient.shape) for part, gradient in zip(parts, buffer, strict=True)]
-    return means[::-1]
-
-
-def gather_losses(losses, stop, replicas: Replicas):
-    """The `Losses` of whole batches from those of this replica's part, and on how many replicas `stop`, 0 or 1, is 1.
-
-    `fake` stays this replica's own.
-    """
-    count, rank = replicas.count, replicas.rank
-    rows = tf.shape(losses.d_real)[0]
-    scores = tf.concat([losses.d_real, losses.d_fake], axis=1)
-    scores = tf.pad(scores, [[rank * rows, (count - 1 - rank) * rows], [0, 0]])  # their places in the whole batch
-    numbers = tf.stack([losses.d_loss / count, losses.g_loss / count, stop])
-    numbers, scores = tf.split(all_reduce(tf.concat([numbers, tf.reshape(scores, [-1])], 0), replicas), [3, -1])
-    d_loss, g_loss, stops = tf.unstack(numbers)
-    d_real, d_fake = tf.split(tf.reshape(scores, [-1, 2]), 2, axis=1)
-    return losses._replace(d_loss=d_loss, g_loss=g_loss, d_real=d_real, d_fake=d_fake), stops
-
-
-def order_reductions():
-    """Have all reductions of the graph, so far, run in one order, as NCCL needs it: that in which they can start."""
-    depths, graph = {}, tf.get_default_graph()
-    for operation in graph.get_operations():
-        before = [tensor.op for tensor in operation.inputs] + operation.control_inputs
-        depths[operation.name] = 1 + max((depths[other.name] for other in before), default=0)
-    reductions = [operation for operation in graph.get_operations() if operation.type == 'CollectiveReduceV2']
-    reductions.sort(key=lambda operation: depths[operation.name])
-    for first, second in itertools.pairwise(reductions):
-        second._add_control_input(first)
-
-
-def broadcast(variables, replicas: Replicas):
-    """An operation that gives `variables` the values that they have on replica 0."""
-    updates = []
-    for dtype in sorted({variable.dtype.base_dtype for variable in variables}, key=str):
-        some = [variable for variable in variables if variable.dtype.base_dtype == dtype]
-        flat = tf.concat([tf.reshape(variable, [-1]) for variable in some], axis=0)
-        flat = all_reduce(flat if replicas.rank == 0 else tf.zeros_like(flat), replicas)
-        parts = tf.split(flat, [variable.shape.num_elements() for variable in some])
-        pairs = zip(parts, some, strict=True)
-        updates += [variable.assign(tf.reshape(part, variable.shape)) for part, variable in pairs]
-    return tf.group(updates)
-
-
-def stateless_uniform(shape, seed, dtype=tf.float32):
-    """Uniform random numbers in 0..1 for a part of a batch: this replica's part of what the whole batch would get."""
-    replicas = current_replicas()
-    if not replicas:
-        return tf.random.stateless_uniform(shape, seed, dtype=dtype)
-    whole = tf.random.stateless_uniform(tf.concat([shape[:1] * replicas.count, shape[1:]], 0), seed, dtype=dtype)
-    return whole[shape[0] * replicas.rank : shape[0] * (replicas.rank + 1)]
-
-
-# --- layers
 
 
 def dense(x, shape, stddev, scope='dense'):
@@ -331,45 +164,13 @@ def batch_norm(x, training, momentum=BATCH_NORM_MOMENTUM, scope='batch_norm'):
             return tf.nn.batch_normalization(x, moving_mean, moving_variance, beta, gamma, BATCH_NORM_EPSILON)
         replicas = current_replicas()
         if replicas and replicas.batch_norm:
-            x, mean, variance = normalise_over_replicas(x, gamma, beta, replicas)
+            x, mean, variance = normalise_over_replicas(x, gamma, beta, BATCH_NORM_EPSILON, replicas)
         else:
             x, mean, variance = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=BATCH_NORM_EPSILON)
         for average, value in ((moving_mean, mean), (moving_variance, variance)):
             update = average.assign(average * momentum + value * (1 - momentum))
             tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
         return x
-
-
-def normalise_over_replicas(x, gamma, beta, replicas: Replicas):
-    """`tf.nn.fused_batch_norm` of the whole batch, of which `x` is this replica's part."""
-    values = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
-
-    @tf.custom_gradient
-    def normalise(x, gamma, beta):
-        _, mean, variance = tf.nn.fused_batch_norm(x, tf.ones_like(gamma), tf.zeros_like(beta))
-        square = variance * (values - 1) / values + tf.square(mean)  # it gives the unbiased variance
-        mean, square = tf.unstack(all_reduce(tf.stack([mean, square]), replicas) / replicas.count)
-        variance = tf.maximum(square - tf.square(mean), 0)
-        y, _, _ = tf.nn.fused_batch_norm(x, gamma, beta, mean, variance, BATCH_NORM_EPSILON, is_training=False)
-
-        def gradient(dy, *_):
-            # As if mean and variance were constants, and then what they add, of the whole batch.
-            dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=dy, x=x, scale=gamma, reserve_space_1=mean, reserve_space_2=variance,
-                reserve_space_3=[], epsilon=BATCH_NORM_EPSILON, is_training=False,
-            )  # fmt: skip
-            of_gamma, of_beta = tf.unstack(all_reduce(tf.stack([dgamma, dbeta]) / values, replicas) / replicas.count)
-            scale = -gamma * tf.rsqrt(variance + BATCH_NORM_EPSILON)
-            added, _, _ = tf.nn.fused_batch_norm(
-                x, scale * of_gamma, scale * of_beta, mean, variance, BATCH_NORM_EPSILON, is_training=False
-            )
-            return dx + added, dgamma, dbeta
-
-        return (y, mean, variance), gradient
-
-    y, mean, variance = normalise(x, gamma, beta)
-    whole = values * replicas.count
-    return y, mean, variance * whole / (whole - 1)
 
 
 def dropout(x, rate):

@@ -21,7 +21,7 @@ import helper
 import rundir
 import show
 from settings import chosen_system
-from systems import System
+from systems import SYSTEMS, System
 
 PRETRAINED = Path(__file__).parent / 'pretrained'
 PIXELS_AT_ONCE = 64 * 28 * 28  # what is drawn in one go; a whole 128x128 network is slow and large
@@ -74,24 +74,6 @@ def walk(latents, between) -> np.ndarray:
     return np.concatenate(legs).astype(np.float32)
 
 
-def session_config():
-    """A ConfigProto of sessions that take GPU memory as they need it."""
-    import dcgan
-
-    config = dcgan.tf.ConfigProto()
-    config.gpu_options.allow_growth = True
-    # TensorFlow 2.18 to 2.20 log an error when they try to make one operation of a bias and a leaky ReLU.
-    config.graph_options.rewrite_options.remapping = config.graph_options.rewrite_options.OFF
-    return config
-
-
-def open_session(graph=None):
-    """A session on this process's devices."""
-    import dcgan
-
-    return dcgan.tf.Session(graph=graph, config=session_config())
-
-
 @contextlib.contextmanager
 def restored_generator(checkpoint):
     """Yield (run, system, session, z, faces): what run.json says, and the generator with its trained weights.
@@ -101,8 +83,8 @@ def restored_generator(checkpoint):
     run_dir, prefix = rundir.find_checkpoint(checkpoint)
     run = rundir.read_run(run_dir)
     import dcgan
+    from runtime import open_session, tf
 
-    tf = dcgan.tf
     system = chosen_system(run['settings'])._replace(precision='fp32')
     with tf.Graph().as_default():
         z = tf.placeholder(tf.float32, [None, system.latent_size], 'input_z')
@@ -159,6 +141,22 @@ def draw_walk(checkpoint, stops, seed, truncate=1.0, scale=1) -> np.ndarray:
     return frames.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
+def load_data(settings, sources=None) -> np.ndarray:
+    """The faces that --data names, uint8 (N, H, W, 3)."""
+    data_dir = Path(settings['data_dir'])
+    size, prepared = SYSTEMS[settings['system']].image_size, data_dir / 'prepared'
+    source = settings['data']
+    if source == 'demo':
+        print('The demo faces are drawn by the pretrained generator; none is a photograph.')
+        return load_demo(prepared, size)
+    if source == 'celeba':
+        try:
+            source = helper.download_celeb_a(data_dir, sources or helper.CELEB_A_SOURCES)
+        except helper.DataError as error:
+            raise cli.UserError(f'{error}. Without it: --data demo, or --data PATH for pictures of your own') from None
+    return helper.load_faces(source, size, prepared, settings['crop'])
+
+
 def load_demo(data_dir, size) -> np.ndarray:
     """The demo data set: DEMO_FACES faces drawn by the generator that comes with the project, no photographs.
 
@@ -184,7 +182,7 @@ def export_generator(checkpoint, out: Path):
 
     It appears when whole. Raises UserError, and OSError.
     """
-    import dcgan
+    from runtime import tf
 
     if out.exists():
         raise cli.UserError(f'{out} is there already: name another folder')
@@ -195,8 +193,8 @@ def export_generator(checkpoint, out: Path):
             (whole / 'checkpoints').mkdir(parents=True)
             name = whole / 'checkpoints' / rundir.find_checkpoint(checkpoint)[1].name
             try:
-                dcgan.tf.train.Saver().save(session, str(name), write_meta_graph=False, write_state=False)
-            except dcgan.tf.errors.OpError:  # its first line says nothing
+                tf.train.Saver().save(session, str(name), write_meta_graph=False, write_state=False)
+            except tf.errors.OpError:  # its first line says nothing
                 raise cli.UserError(f'{out} cannot be written, a full disk perhaps') from None
             for name in ('data', 'data_dir'):  # where they are is nobody else's concern
                 run['settings'][name] = Path(str(run['settings'].get(name, ''))).name

@@ -53,7 +53,8 @@ MOST_UNREADABLE = 0.01  # of all images
 MOST_NAMED = 10  # of the images that cannot be read
 CHUNK = 64  # images that are decoded, and then written, at a time
 LEAST_CHUNKS = 32  # with fewer, starting processes takes longer than decoding
-HOLD_OUT = 10  # of so many faces one is never trained on: faces are judged by those
+HOLD_OUT = 10  # of so many faces one is never trained on: what is drawn is compared with those
+LEAST_SPLIT = 1000
 PREPARATION = 'central crop, bilinear, 3'  # changes when the pixels that `get_image` gives change
 
 
@@ -445,9 +446,10 @@ def digest(faces) -> str:
 def split(count) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of those of `count` faces that are trained on, and of those that are held out: every tenth.
 
-    The rule depends on nothing but the order, that of the names. Too few faces for a tenth hold none out.
+    The rule depends on nothing but the order, that of the names. With fewer than LEAST_SPLIT a tenth would say
+    nothing, and all are trained on.
     """
-    held_out = np.arange(count) % HOLD_OUT == HOLD_OUT - 1
+    held_out = (np.arange(count) % HOLD_OUT == HOLD_OUT - 1) & (count >= LEAST_SPLIT)
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
@@ -459,10 +461,12 @@ def get_batch(faces, indices) -> np.ndarray:
 def get_batches(faces, batch_size, seed, epoch, start=0, part=slice(None)):
     """Yield the batches of an epoch from number `start` on, uint8 (batch_size, H, W, 3); of each this `part`.
 
-    The order is a permutation decided by (seed, epoch). The rest that fills no batch is left out.
+    The order is a permutation, decided by (seed, epoch), of those of `faces` that are trained on (see `split`).
+    The rest that fills no batch is left out.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(len(faces))
-    for batch in range(start, len(faces) // batch_size):
+    training, _ = split(len(faces))
+    order = np.random.default_rng((seed, epoch)).permutation(training)
+    for batch in range(start, len(training) // batch_size):
         yield get_batch(faces, order[batch * batch_size : (batch + 1) * batch_size][part])
 
 

@@ -6,13 +6,16 @@ A run directory: run.json, log.csv, checkpoints. Weights live in TensorFlow's ch
 import itertools
 import json
 import os
+import platform
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
+
 import cli
 import helper
-from settings import NEWEST, check_settings
+from settings import NEWEST, check_settings, choose_settings
 
 try:
     import fcntl
@@ -34,6 +37,41 @@ def read_run(run_dir: Path) -> dict:
         raise cli.UserError(f'{run_dir} is not the directory of a training run: it has no run.json') from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise cli.UserError(f'{run_dir / "run.json"} is damaged, or of another version') from None
+
+
+def find_run(args, several) -> tuple[dict, dict]:
+    """The settings of the run that the flags mean, and its run.json, {} if it is to begin. Raises UserError.
+
+    several: whether several workers train together. Then a run that has not begun is resumed by beginning it, so
+    that what restarts a job that failed can use the same command.
+    """
+    run = {}
+    there = bool(args.run_dir) and holds_something(args.run_dir)
+    if args.resume and (there or not several or args.resume != NEWEST):
+        run = read_run(args.run_dir)
+    elif there:
+        raise cli.UserError(f'{args.run_dir} is not empty: add --resume to go on, or name another --run-dir')
+    settings = choose_settings(args, run.get('settings'))
+    if args.sources and settings['data'] != 'celeba':
+        raise cli.UserError('--sources is about --data celeba, and not about other data')
+    return settings, run
+
+
+def open_run(run_dir: Path, settings, faces):
+    """Make the directories of a run, and write run.json, with all it takes to go on with it."""
+    from runtime import tf
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    run = {
+        'settings': settings,
+        'images': len(faces),
+        'data_digest': helper.digest(faces),
+        'versions': {'python': platform.python_version(), 'tensorflow': tf.__version__, 'numpy': np.__version__},
+    }
+    with helper.replacing(run_dir / 'run.json') as temporary:
+        temporary.write_text(json.dumps(run, indent=2) + '\n')
+    for folder in ('checkpoints', 'samples'):
+        (run_dir / folder).mkdir(exist_ok=True)
 
 
 def unused(path: Path) -> Path:
@@ -87,10 +125,10 @@ def find_checkpoint(path) -> tuple[Path, Path]:
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether all tensors of a checkpoint can be read; TensorFlow compares their checksums only then."""
-    import dcgan
+    from runtime import tf
 
     try:
-        saved = dcgan.tf.train.load_checkpoint(str(checkpoint))
+        saved = tf.train.load_checkpoint(str(checkpoint))
         for name in saved.get_variable_to_shape_map():
             saved.get_tensor(name)
     except Exception:  # a damaged file makes the reader raise nearly anything: OpError, IndexError, ValueError

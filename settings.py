@@ -168,9 +168,3 @@ def widened(layer: Layer, width) -> Layer:
     *shape, channels = layer.output if isinstance(layer.output, tuple) else (layer.output,)
     channels = max(1, round(channels * width))
     return layer._replace(output=(*shape, channels) if shape else channels)
-
-
-def length(settings, images) -> tuple[int, int]:
-    """The steps of an epoch, and of the whole run."""
-    epoch_steps = images // settings['batch_size']
-    return epoch_steps, min(settings['steps'] or math.inf, (settings['epochs'] or math.inf) * epoch_steps)

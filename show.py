@@ -132,17 +132,16 @@ def half_blocks(pixels: np.ndarray, true_colour) -> str:
 
 def add_event(events, **what):
     """Add an event to a file of TensorBoard. `tf.summary.FileWriter` would have a thread fail on a full disk."""
-    import dcgan
+    from runtime import tf
 
-    events.write(dcgan.tf.Event(wall_time=time.time(), **what).SerializeToString())
+    events.write(tf.Event(wall_time=time.time(), **what).SerializeToString())
     events.flush()
 
 
 def summary(scalars=None, images=None, histograms=None):
     """What TensorBoard shows of a step, by name: numbers, pictures (PIL), and values in 0..1 as histograms."""
-    import dcgan
+    from runtime import tf
 
-    tf = dcgan.tf
     values = [tf.Summary.Value(tag=tag, simple_value=value) for tag, value in (scalars or {}).items()]
     for tag, image in (images or {}).items():
         file = io.BytesIO()

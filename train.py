@@ -11,13 +11,9 @@ import csv
 import datetime
 import functools
 import itertools
-import json
 import math
-import platform
-import signal
 import statistics
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,8 +29,8 @@ import rundir
 import show
 from cluster import Cluster
 from rundir import LOG_COLUMNS
-from settings import NEWEST, choose_settings, chosen_system, length, list_systems, parse_arguments
-from systems import SYSTEMS, System
+from settings import choose_settings, chosen_system, list_systems, parse_arguments
+from systems import System
 
 STATISTICS_BATCH = 512  # faces that the batch norm statistics of the samples are taken from
 LONG_TERM_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
@@ -43,65 +39,6 @@ LONG_TERM_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
 LOSS_MARGIN = 0.01
 LEAST_DIVERSITY = 0.1
 FAILING_SAMPLES, FAILING_STEPS = 3, 1000
-
-
-def load_data(settings, sources=None) -> np.ndarray:
-    """The faces that --data names, uint8 (N, H, W, 3)."""
-    data_dir = Path(settings['data_dir'])
-    size, prepared = SYSTEMS[settings['system']].image_size, data_dir / 'prepared'
-    source = settings['data']
-    if source == 'demo':
-        print('The demo faces are drawn by the pretrained generator; none is a photograph.')
-        return generate.load_demo(prepared, size)
-    if source == 'celeba':
-        try:
-            source = helper.download_celeb_a(data_dir, sources or helper.CELEB_A_SOURCES)
-        except helper.DataError as error:
-            raise cli.UserError(f'{error}. Without it: --data demo, or --data PATH for pictures of your own') from None
-    return helper.load_faces(source, size, prepared, settings['crop'])
-
-
-def stop_on_signals() -> threading.Event:
-    """An event that Ctrl-C, SIGTERM or a closed terminal sets; the next of them ends the program at once."""
-    stop = threading.Event()
-    signals = {signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)}
-    signals = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]  # as nohup does
-
-    def request(*_):
-        stop.set()
-        for number in signals:
-            signal.signal(number, signal.SIG_DFL)
-
-    for number in signals:
-        signal.signal(number, request)
-    return stop
-
-
-def open_run(run_dir: Path, settings, faces):
-    """Make the directories of a run, and write run.json, with all it takes to go on with it."""
-    import dcgan
-
-    run_dir.mkdir(parents=True, exist_ok=True)
-    run = {
-        'settings': settings,
-        'images': len(faces),
-        'data_digest': helper.digest(faces),
-        'versions': {'python': platform.python_version(), 'tensorflow': dcgan.tf.__version__, 'numpy': np.__version__},
-    }
-    with helper.replacing(run_dir / 'run.json') as temporary:
-        temporary.write_text(json.dumps(run, indent=2) + '\n')
-    for folder in ('checkpoints', 'samples'):
-        (run_dir / folder).mkdir(exist_ok=True)
-
-
-def devices() -> str:
-    """A line that says which devices TensorFlow sees."""
-    import dcgan
-
-    physical = dcgan.tf.config.list_physical_devices()
-    names = ', '.join(device.name.removeprefix('/physical_device:') for device in physical)
-    gpu = any(device.device_type == 'GPU' for device in physical)
-    return f'Devices: {names}. ' + ('Training on the GPU.' if gpu else 'No GPU: training on the CPU.')
 
 
 class Graph(NamedTuple):
@@ -129,31 +66,32 @@ class Graph(NamedTuple):
 def build_graph(system: System, seed, xla=False, replicas=None) -> Graph:
     """Build everything that a run needs, once, and close the graph, so that nothing can make it grow.
 
-    replicas: `dcgan.Replicas`, where several workers train together.
+    replicas: `replication.Replicas`, where several workers train together.
     """
     import dcgan
+    import replication
+    from runtime import tf
 
-    tf = dcgan.tf
     with tf.Graph().as_default() as graph:
         tf.set_random_seed(seed)
         size = system.image_size
         input_real, input_z, learning_rate = dcgan.model_inputs(size, size, 3, system.latent_size)
         step = tf.train.get_or_create_global_step()
         ema = tf.train.ExponentialMovingAverage(system.ema, step) if system.ema else None
-        with tf.xla.experimental.jit_scope(compile_ops=xla), dcgan.replicated(replicas):
+        with tf.xla.experimental.jit_scope(compile_ops=xla), replication.replicated(replicas):
             losses = dcgan.model_loss(system, input_real, input_z)
             train_opt = dcgan.model_opt(system, losses, learning_rate, ema)
         several = {}
         if replicas:
             stop = tf.placeholder(tf.float32, [], 'stop')
-            losses, stops = dcgan.gather_losses(losses, stop, replicas)
-            dcgan.order_reductions()
+            losses, stops = replication.gather_losses(losses, stop, replicas)
+            replication.order_reductions()
             patient = replicas._replace(timeout=cluster.START * replicas.timeout)
             several = {
                 'stop': stop,
                 'stops': stops,
-                'broadcast': dcgan.broadcast(tf.global_variables(), patient),
-                'farewell': dcgan.all_reduce(tf.zeros([]), replicas),
+                'broadcast': replication.broadcast(tf.global_variables(), patient),
+                'farewell': replication.all_reduce(tf.zeros([]), replicas),
             }
         system = system._replace(precision='fp32')  # for what the training only shows
         built = Graph(
@@ -179,12 +117,18 @@ def build_graph(system: System, seed, xla=False, replicas=None) -> Graph:
 
 def batches(system: System, faces, seed, step, part=slice(None)):
     """Yield this `part` of the batches and latents of the steps that follow `step`, without end."""
-    epoch_steps = len(faces) // system.batch_size
+    epoch_steps = len(helper.split(len(faces))[0]) // system.batch_size
     for epoch in itertools.count(step // epoch_steps):
         for images in helper.get_batches(faces, system.batch_size, seed, epoch, step % epoch_steps, part):
             latents = generate.draw_latents(system, np.random.default_rng((1, seed, step)), system.batch_size)
             yield images, latents[part]
             step += 1
+
+
+def length(settings, faces) -> tuple[int, int]:
+    """The steps of an epoch, over those of `faces` that are trained on, and of the whole run."""
+    epoch_steps = len(helper.split(len(faces))[0]) // settings['batch_size']
+    return epoch_steps, min(settings['steps'] or math.inf, (settings['epochs'] or math.inf) * epoch_steps)
 
 
 def prefetch(items):
@@ -199,9 +143,8 @@ def prefetch(items):
 
 def start_session(session, built: Graph, checkpoint: Path | None) -> int:
     """Initialise the weights, or restore those of `checkpoint`. Returns the number of steps done."""
-    import dcgan
+    from runtime import tf
 
-    tf = dcgan.tf
     if checkpoint is None:
         session.run(built.initializer)
         return 0
@@ -224,12 +167,12 @@ def meet(session, built: Graph, members: Cluster) -> int:
 
 def save_checkpoint(session, built: Graph, run_dir: Path, kind, step):
     """Save all variables as checkpoints/KIND-STEP. Raises UserError where it cannot be written."""
-    import dcgan
+    from runtime import tf
 
     path = run_dir / 'checkpoints' / kind
     try:
         built.saver.save(session, str(path), step, write_meta_graph=False, write_state=False)
-    except dcgan.tf.errors.OpError as error:
+    except tf.errors.OpError as error:
         rundir.remove_leftovers(run_dir)
         raise cli.UserError(
             f'no checkpoint of step {step}: {path.parent} cannot be written, a full disk perhaps; '
@@ -269,7 +212,7 @@ def make_step(session, built: Graph, system: System, batch, stop, members: Clust
     """Make one training step with a batch, images and latents: this worker's part of it.
 
     Returns both losses, D(x) and D(G(z)) for each image of the whole batch, and whether to stop after this step,
-    on which all workers agree. stop: see `stop_on_signals`.
+    on which all workers agree. stop: see `cli.stop_on_signals`.
     """
     images, latents = batch
     feed = {built.input_real: images, built.input_z: latents, built.learning_rate: system.learning_rate}
@@ -283,8 +226,8 @@ def make_step(session, built: Graph, system: System, batch, stop, members: Clust
 def assist(settings, faces, members: Cluster, replicas):
     """What a worker does that is not the chief: take part in every step of `train`, and write nothing."""
     system = chosen_system(settings)
-    _, last_step = length(settings, len(faces))
-    stop = stop_on_signals()
+    _, last_step = length(settings, faces)
+    stop = cli.stop_on_signals()
     built = build_graph(system, settings['seed'], settings['xla'], replicas)
     with cluster.open_session(members, built.graph) as session:
         start_session(session, built, None)
@@ -306,26 +249,25 @@ def train(
     faces on the terminal, too. members, replicas: the workers that train together, of which this one is the chief.
     Raises UserError when a loss or a weight is not finite; such weights are never saved.
     """
-    import dcgan
+    from runtime import tf
 
-    tf = dcgan.tf
     system = chosen_system(settings)
     batch_size, seed = system.batch_size, settings['seed']
-    epoch_steps, last_step = length(settings, len(faces))
+    epoch_steps, last_step = length(settings, faces)
     last_epoch = math.ceil(last_step / epoch_steps)
     sample_every = settings['sample_every'] or settings['sample_epochs'] * epoch_steps
     keep_every = settings['keep_every'] or math.ceil(last_epoch / LONG_TERM_CHECKPOINTS)
     # The grids show the first faces that `generate.py --seed SEED` draws.
     sample_z = generate.draw_latents(system, np.random.default_rng(seed), system.samples)
     statistics_z = generate.draw_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)
-    real = next(helper.get_batches(faces, min(system.samples, len(faces)), seed, 0))
+    real = next(helper.get_batches(faces, min(system.samples, len(helper.split(len(faces))[0])), seed, 0))
     log = run_dir / 'log.csv'
-    stop = stop_on_signals()
+    stop = cli.stop_on_signals()
     built = build_graph(system, seed, settings['xla'], replicas)
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(cluster.open_session(members, built.graph))
         step = start_session(session, built, checkpoint)
-        open_run(run_dir, settings, faces)
+        rundir.open_run(run_dir, settings, faces)
         rundir.go_back(run_dir, step)
         file = stack.enter_context(open(log, 'a', newline=''))
         rows = csv.writer(file, lineterminator='\n')
@@ -419,7 +361,9 @@ def main():
         print(list_systems())
         return
     if args.devices:
-        print(devices())
+        import runtime
+
+        print(runtime.devices())
         return
     if args.gif:
         print(f'How the faces came to be: {show.training_gif(args.run_dir)}')
@@ -432,39 +376,21 @@ def main():
     if args.workers == 1:
         work(args, members)
         return
-    settings, _ = find_run(args, several=True)
+    settings, _ = rundir.find_run(args, several=True)
     Cluster(0, ('',) * args.workers).part(settings['batch_size'])
 
     def prepare():  # so that the workers find it done
         with contextlib.redirect_stdout(None):
-            load_data(settings, args.sources)
+            generate.load_data(settings, args.sources)
 
     cluster.launch(args.workers, args.worker_timeout, prepare, functools.partial(work, args))
-
-
-def find_run(args, several) -> tuple[dict, dict]:
-    """The settings of the run that the flags mean, and its run.json, {} if it is to begin. Raises UserError.
-
-    several: whether several workers train together. Then a run that has not begun is resumed by beginning it, so
-    that what restarts a job that failed can use the same command.
-    """
-    run = {}
-    there = bool(args.run_dir) and rundir.holds_something(args.run_dir)
-    if args.resume and (there or not several or args.resume != NEWEST):
-        run = rundir.read_run(args.run_dir)
-    elif there:
-        raise cli.UserError(f'{args.run_dir} is not empty: add --resume to go on, or name another --run-dir')
-    settings = choose_settings(args, run.get('settings'))
-    if args.sources and settings['data'] != 'celeba':
-        raise cli.UserError('--sources is about --data celeba, and not about other data')
-    return settings, run
 
 
 def work(args, members: Cluster):
     """Train, as one of the workers: the run that the chief's flags mean."""
     run_dir, settings, run, checkpoint = args.run_dir, {}, {}, None
     if members.chief:
-        settings, run = find_run(args, members.several)
+        settings, run = rundir.find_run(args, members.several)
         members.part(settings['batch_size'])
         if run:
             rundir.lock(run_dir)
@@ -474,21 +400,25 @@ def work(args, members: Cluster):
         own = choose_settings(args)
         settings = cluster.share(members, settings) | {'data_dir': own['data_dir']}
         settings |= {'data': own['data']} if args.data else {}
-    faces = load_data(settings, args.sources)
-    if len(faces) < settings['batch_size']:
-        raise cli.UserError(f'{len(faces)} images do not fill a batch of {settings["batch_size"]}: lower --batch-size')
+    faces = generate.load_data(settings, args.sources)
+    training, held_out = helper.split(len(faces))
+    if len(training) < settings['batch_size']:
+        raise cli.UserError(
+            f'{len(training)} images do not fill a batch of {settings["batch_size"]}: lower --batch-size'
+        )
     if run and run['data_digest'] != helper.digest(faces):
         raise cli.UserError(f'{settings["data"]} does not hold the faces that the run began with: see --data')
-    _, last_step = length(settings, len(faces))
+    _, last_step = length(settings, faces)
     if checkpoint and int(checkpoint.name.split('-')[1]) >= last_step:
         raise cli.UserError(f'{checkpoint} has all of {last_step} steps: to go on, raise --epochs or --steps')
     if members.several and cluster.share(members, helper.digest(faces)) != helper.digest(faces):
         raise cli.UserError(f'{settings["data"]} does not hold the faces that the chief has: see --data')
-    import dcgan
+    import runtime
+    from replication import Replicas
 
     replicas = None
     if members.several:
-        replicas = dcgan.Replicas(
+        replicas = Replicas(
             members.size, members.rank, members.timeout, not args.local_batch_norm, args.reduce_precision
         )
     if not members.chief:
@@ -500,11 +430,11 @@ def work(args, members: Cluster):
         run_dir.mkdir(parents=True, exist_ok=True)
         rundir.lock(run_dir)
     workers = f'Workers: {members.size}. ' if members.several else ''
-    print(f'Run: {run_dir}\nFaces: {len(faces)}\n{workers}{devices()}')
+    print(f'Run: {run_dir}\nFaces: {len(training)}, and {len(held_out)} held out\n{workers}{runtime.devices()}')
     preview = args.preview and sys.stdout.isatty()
     try:
         train(settings, faces, run_dir, checkpoint, preview, members, replicas)
-    except (OSError, dcgan.tf.errors.ResourceExhaustedError) as error:  # no disk space, or no memory
+    except (OSError, runtime.tf.errors.ResourceExhaustedError) as error:  # no disk space, or no memory
         raise cli.UserError(f'stopped; all checkpoints in {run_dir} are whole. The reason: {error}') from None
 
 

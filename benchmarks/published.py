@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from dcgan import tf
+from runtime import tf
 
 ALPHA = 0.2
 

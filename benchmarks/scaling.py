@@ -89,7 +89,7 @@ def parameters(system) -> dict[str, int]:
     import train
 
     with train.build_graph(system, 0).graph.as_default():
-        from dcgan import tf
+        from runtime import tf
 
         names = 'generator', 'discriminator'
         return {name: sum(v.shape.num_elements() for v in tf.trainable_variables(f'{name}/')) for name in names}

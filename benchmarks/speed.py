@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 import generate  # noqa: E402
 import helper  # noqa: E402
+import runtime  # noqa: E402
 import train  # noqa: E402
 from settings import choose_settings  # noqa: E402
 from systems import PRECISIONS, SYSTEMS, Layer, System  # noqa: E402
@@ -121,7 +122,7 @@ def write_jpegs(path, count=20_000):
 
 def matrix_product(precision, size=3072, seconds=4.0):
     """GFLOP/s of square matrix products."""
-    from dcgan import tf
+    from runtime import tf
 
     with tf.Graph().as_default(), tf.Session() as session:
         a, b = (tf.Variable(tf.cast(tf.random_normal([size, size]), PRECISIONS[precision])) for _ in range(2))
@@ -193,7 +194,7 @@ def waiting(batch, precision):
     """
     system = SYSTEMS['oreilly']._replace(batch_size=batch, precision=precision)
     built = train.build_graph(system, 0)
-    with tempfile.TemporaryDirectory() as folder, generate.open_session(built.graph) as session:
+    with tempfile.TemporaryDirectory() as folder, runtime.open_session(built.graph) as session:
         faces = synthetic(IMAGES, 28, Path(folder))
         session.run(built.initializer)
         batches = train.prefetch(train.batches(system, faces, 0, 0))

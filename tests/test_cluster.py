@@ -64,9 +64,9 @@ def wait_for(step, log):
 
 
 def tensors(run_dir, step=STEPS):
-    import dcgan
+    from runtime import tf
 
-    saved = dcgan.tf.train.load_checkpoint(str(run_dir / 'checkpoints' / f'step-{step}'))
+    saved = tf.train.load_checkpoint(str(run_dir / 'checkpoints' / f'step-{step}'))
     return {name: saved.get_tensor(name) for name in saved.get_variable_to_shape_map()}
 
 
@@ -269,20 +269,20 @@ def test_a_socket_on_all_interfaces_hears_only_what_is_sent_to_its_address():
 
 
 def test_gradients_are_packed_into_few_buffers_from_the_end(monkeypatch):
-    import dcgan
+    import replication
+    from runtime import tf
 
-    tf = dcgan.tf
     sent = []
 
     def all_reduce(x, replicas):
         sent.append(x)
         return x * tf.cast(replicas.count, x.dtype)
 
-    monkeypatch.setattr(dcgan, 'all_reduce', all_reduce)
-    monkeypatch.setattr(dcgan, 'BUFFER_BYTES', 40)
+    monkeypatch.setattr(replication, 'all_reduce', all_reduce)
+    monkeypatch.setattr(replication, 'BUFFER_BYTES', 40)
     values = [np.arange(n, dtype=np.float32).reshape(-1, 2) + n for n in (2, 6, 30, 4, 6)]
     with tf.Graph().as_default(), tf.Session() as session:
-        means = dcgan.mean_gradients(list(map(tf.constant, values)), dcgan.Replicas(3, 0, 1.0))
+        means = replication.mean_gradients(list(map(tf.constant, values)), replication.Replicas(3, 0, 1.0))
         results, buffers = session.run([means, sent])
     for result, value in zip(results, values, strict=True):
         np.testing.assert_allclose(result, value)
@@ -290,9 +290,9 @@ def test_gradients_are_packed_into_few_buffers_from_the_end(monkeypatch):
 
 
 def test_one_process_reduces_nothing_and_two_reduce_few_buffers(monkeypatch):
-    import dcgan
+    import replication
 
-    monkeypatch.setattr(dcgan, 'BUFFER_BYTES', dcgan.BUFFER_BYTES / 16)  # layers are a quarter as wide
+    monkeypatch.setattr(replication, 'BUFFER_BYTES', replication.BUFFER_BYTES / 16)  # layers are a quarter as wide
     system = chosen_system(choose_settings(parse_arguments(['--width', '0.25'])))
 
     def operations(replicas):
@@ -300,7 +300,7 @@ def test_one_process_reduces_nothing_and_two_reduce_few_buffers(monkeypatch):
         return [operation for operation in graph.get_operations() if operation.type == 'CollectiveReduceV2']
 
     assert operations(None) == []
-    inputs = [operation.inputs[0].shape for operation in operations(dcgan.Replicas(2, 0, 1.0))]
+    inputs = [operation.inputs[0].shape for operation in operations(replication.Replicas(2, 0, 1.0))]
     sizes = [shape.num_elements() for shape in inputs if shape.is_fully_defined()]
     gradients = [size for size in sizes if 10**4 < size < 4 * 10**5]
     assert 2 <= len(gradients) <= 5 and sizes.count(max(sizes)) == 1

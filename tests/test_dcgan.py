@@ -4,7 +4,7 @@ from conftest import chosen
 from tensorflow.python.framework import kernels as kernels_of
 
 import dcgan
-from dcgan import tf
+from runtime import tf
 from systems import SYSTEMS, UPDATE_ORDERS, Layer
 
 OREILLY = SYSTEMS['oreilly']

@@ -25,9 +25,9 @@ from settings import NEWEST, OVERRIDES, check_settings, flag
 
 
 def tensors(checkpoint):
-    import dcgan
+    from runtime import tf
 
-    saved = dcgan.tf.train.load_checkpoint(str(checkpoint))
+    saved = tf.train.load_checkpoint(str(checkpoint))
     return {name: saved.get_tensor(name).tobytes() for name in saved.get_variable_to_shape_map()}
 
 

@@ -182,11 +182,11 @@ def test_many_faces_come_in_chunks():
 
 
 def test_the_shipped_generator_is_small_and_a_generator_only():
-    import dcgan
+    from runtime import tf
 
     size = sum(path.stat().st_size for path in (generate.PRETRAINED / 'checkpoints').iterdir())
     assert size < 20 * 2**20
-    saved = dcgan.tf.train.load_checkpoint(str(rundir.find_checkpoint(generate.PRETRAINED)[1]))
+    saved = tf.train.load_checkpoint(str(rundir.find_checkpoint(generate.PRETRAINED)[1]))
     shapes = saved.get_variable_to_shape_map()
     # the published parameters, and two moving averages for each of 512 + 256 + 128 channels
     assert sum(np.prod(shape) for shape in shapes.values()) == 4_312_195 + 2 * 896
@@ -277,9 +277,8 @@ def damaged(run, folder):
 
 def foreign(run, folder):
     """A copy of a run whose checkpoint is of other variables."""
-    import dcgan
+    from runtime import tf
 
-    tf = dcgan.tf
     copy = shutil.copytree(run, folder / 'foreign')
     with tf.Graph().as_default(), tf.Session() as session:
         tf.get_variable('other', initializer=1.0)

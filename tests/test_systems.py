@@ -8,9 +8,10 @@ from conftest import NARROW, chosen, run_command
 
 import dcgan
 import generate
+import runtime
 import settings
 import train
-from dcgan import tf
+from runtime import tf
 from systems import SYSTEMS, System
 
 # Of each layer, first to last: what comes out, and how many numbers are learned: kernels, then gamma and beta of a
@@ -142,7 +143,7 @@ def test_a_step_of_each_system_moves_every_weight(name):
     system = small(name)
     images, latents = fixed_batch(system)
     built = train.build_graph(system, 0)
-    with built.graph.as_default(), generate.open_session(built.graph) as session:
+    with built.graph.as_default(), runtime.open_session(built.graph) as session:
         session.run(built.initializer)
         trained = {variable.op.name: variable for variable in tf.trainable_variables()}
         before = session.run(trained)

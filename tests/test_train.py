@@ -14,6 +14,7 @@ from PIL import Image
 
 import generate
 import rundir
+import runtime
 import train
 from systems import SYSTEMS
 
@@ -126,7 +127,7 @@ def test_the_graph_does_not_grow_with_the_samples(tmp_path):
     assert built.graph.finalized
     operations = len(built.graph.get_operations())
     latents = np.zeros((4, 100), np.float32)
-    with generate.open_session(built.graph) as session:
+    with runtime.open_session(built.graph) as session:
         session.run(built.initializer)
         for number in range(10):
             train.show_generator_output(session, built, latents, tmp_path / f'{number}.png')
@@ -159,10 +160,10 @@ def test_a_kept_checkpoint_can_be_the_newest(copy):
 
 
 def test_tensorboard_events_hold_the_means_that_are_printed(trained):
-    import dcgan
+    from runtime import tf
 
     (path,) = trained.glob('events.out.tfevents.*')
-    events = list(dcgan.tf.train.summary_iterator(str(path)))
+    events = list(tf.train.summary_iterator(str(path)))
     logged = {(event.step, value.tag): value.simple_value for event in events for value in event.summary.value}
     assert {step for step, tag in logged if tag == 'd_loss'} == {4, 8, 10}
     (start,) = [event.step for event in events if event.session_log.status]
@@ -187,9 +188,8 @@ def test_a_signal_finishes_the_step_saves_and_ends(tmp_path, pictures, number):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(copy, tmp_path):
-    import dcgan
+    from runtime import tf
 
-    tf = dcgan.tf
     newest = str(copy / 'checkpoints' / 'step-10')
     saved = tf.train.load_checkpoint(newest)
     with tf.Graph().as_default(), tf.Session() as session:
