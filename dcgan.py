@@ -9,7 +9,8 @@ import itertools
 import math
 from typing import NamedTuple
 
-from replication import current_replicas, mean_gradients, normalise_over_replicas, random_seed, stateless_uniform
+from augment import augment, flip
+from replication import current_replicas, mean_gradients, normalise_over_replicas, random_seed, stateless_random
 from runtime import tf
 from systems import PRECISIONS, Layer, System
 
@@ -178,7 +179,7 @@ def dropout(x, rate):
     seed = random_seed('dropout')
     if not current_replicas():
         return tf.nn.experimental.stateless_dropout(x, rate, seed)
-    keep = stateless_uniform(tf.shape(x), seed, x.dtype) >= rate
+    keep = stateless_random(tf.random.stateless_uniform, tf.shape(x), seed, x.dtype) >= rate
     return tf.where(keep, x * (1 / (1 - rate)), tf.zeros_like(x))
 
 
@@ -244,7 +245,8 @@ def cross_entropy(logits, label, noise=0.0):
     """
     labels = tf.fill(tf.shape(logits), label)
     if noise:
-        labels += noise * (1 - 2 * label) * stateless_uniform(tf.shape(logits), random_seed('label_noise'))
+        drawn = stateless_random(tf.random.stateless_uniform, tf.shape(logits), random_seed('label_noise'))
+        labels += noise * (1 - 2 * label) * drawn
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits))
 
 
@@ -256,8 +258,11 @@ def model_loss(system: System, input_real, input_z):
     """
     fake = generator(system, input_z)
     real = tf.cast(input_real, tf.float32) / 255 - 0.5  # the article's range
-    real_logits = discriminator(system, real * 2)  # the generator's
-    fake_logits = discriminator(system, fake, reuse=True)
+    real *= 2  # the generator's
+    if system.flip:
+        real = flip(real, system.flip)
+    real_logits = discriminator(system, augment(system, real))
+    fake_logits = discriminator(system, augment(system, fake), reuse=True)
     of_real = cross_entropy(real_logits, system.real_label, system.label_noise)
     of_fake = cross_entropy(fake_logits, system.fake_label, system.label_noise)
     real_is_1 = system.real_label > system.fake_label  # or the logits are those of being generated
@@ -299,11 +304,12 @@ def model_opt(system: System, losses: Losses, learning_rate, ema=None):
     global_step = tf.train.get_or_create_global_step()
     generator_variables = tf.global_variables('generator/')
     with tf.variable_scope('d_optimizer'):
-        d_train_opt = minimize(system, losses.d_loss, learning_rate, tf.trainable_variables('discriminator/'))
+        d_learning_rate = learning_rate * system.learning_rate_ratio
+        d_train_opt = minimize(system, losses.d_loss, d_learning_rate, tf.trainable_variables('discriminator/'))
     g_loss = losses.g_loss
     if system.update_order == 'alternating':
         with tf.control_dependencies([d_train_opt]):
-            logits = discriminator(system, losses.fake, reuse=True)
+            logits = discriminator(system, augment(system, losses.fake), reuse=True)
             g_loss = cross_entropy(logits, system.wanted_label)
     with tf.variable_scope('g_optimizer'):
         g_train_opt = minimize(system, g_loss, learning_rate, tf.trainable_variables('generator/'))

@@ -122,12 +122,12 @@ def broadcast(variables, replicas: Replicas):
     return tf.group(updates)
 
 
-def stateless_uniform(shape, seed, dtype=tf.float32):
-    """Uniform random numbers in 0..1 for a part of a batch: this replica's part of what the whole batch would get."""
+def stateless_random(draw, shape, seed, dtype=tf.float32):
+    """What `draw`, of tf.random.stateless_*, gives for a part of a batch: this replica's part of the whole batch's."""
     replicas = current_replicas()
     if not replicas:
-        return tf.random.stateless_uniform(shape, seed, dtype=dtype)
-    whole = tf.random.stateless_uniform(tf.concat([shape[:1] * replicas.count, shape[1:]], 0), seed, dtype=dtype)
+        return draw(shape, seed, dtype=dtype)
+    whole = draw(tf.concat([shape[:1] * replicas.count, shape[1:]], 0), seed, dtype=dtype)
     return whole[shape[0] * replicas.rank : shape[0] * (replicas.rank + 1)]
 
 

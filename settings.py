@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 import cli
-from systems import LATENTS, OPTIMIZERS, PRECISIONS, SYSTEMS, UPDATE_ORDERS, Layer, System
+from systems import AUGMENTS, LATENTS, OPTIMIZERS, PRECISIONS, SYSTEMS, UPDATE_ORDERS, Layer, System
 
 NEWEST = math.inf  # in place of a step: the newest checkpoint
 # The values of a system that flags override, what each may be, and what it is. All but the layers are there, which
@@ -14,6 +14,7 @@ NEWEST = math.inf  # in place of a step: the newest checkpoint
 OVERRIDES = {
     'batch_size': (cli.number(int, 2, 65_536), 'images a step'),
     'learning_rate': (cli.number(float, 0, 1, above=True), 'of both optimisers'),
+    'learning_rate_ratio': (cli.number(float, 0, 1000, above=True), "the discriminator's, divided by the generator's"),
     'learning_rate_decay': (cli.number(float, 0, 1), 'd: at step n the rate is divided by 1 + n * d'),
     'optimizer': (OPTIMIZERS, 'of both networks'),
     'beta1': (cli.number(float, 0, 0.9999), "Adam's decay of the mean gradient"),
@@ -22,6 +23,9 @@ OVERRIDES = {
     'fake_label': (cli.number(float, 0, 1), 'and of a generated one'),
     'wanted_label': (cli.number(float, 0, 1), 'and what the generator wants it to say'),
     'label_noise': (cli.number(float, 0, 1), "how far the discriminator's labels move towards each other, at random"),
+    'flip': (cli.number(float, 0, 1), 'the share of real images that are mirrored, at random'),
+    'augment': (AUGMENTS, 'differentiable augmentation of the images that the discriminator sees'),
+    'instance_noise': (cli.number(float, 0, 10), 'standard deviation of noise on those images, of -1..1'),
     'update_order': (UPDATE_ORDERS, 'discriminator first, or both at the same point'),
     'latent_size': (cli.number(int, 1, 65_536), 'numbers in a latent'),
     'latent': (LATENTS, 'latents are U(-1, 1) or N(0, 1)'),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 # Discriminator first and then the generator against it, or both gradients at the same point.
 UPDATE_ORDERS = ('alternating', 'simultaneous')
 OPTIMIZERS = ('adam', 'rmsprop')
+AUGMENTS = ('none', 'translation', 'color-translation', 'color-translation-cutout')
 LATENTS = ('uniform', 'normal')  # U(-1, 1), N(0, 1)
 # What layers compute in. Weights, losses, batch norm statistics and optimisers are float32 in both.
 PRECISIONS = {'fp32': 'float32', 'bf16': 'bfloat16'}
@@ -45,9 +46,13 @@ class System(NamedTuple):
     fake_label: float = 0.0  # and of a generated one,
     wanted_label: float = 1.0  # and what the generator wants it to say
     label_noise: float = 0.0  # the discriminator's labels move towards each other by up to so much, at random
+    flip: float = 0.0  # the share of real images that are mirrored, at random
+    augment: str = 'none'  # of the images that the discriminator sees, one of AUGMENTS
+    instance_noise: float = 0.0  # standard deviation of noise on the images that the discriminator sees, -1..1
     update_order: str = 'alternating'  # one of UPDATE_ORDERS; ours: as Goodfellow et al. (2014) have it
     optimizer: str = 'adam'  # one of OPTIMIZERS
     learning_rate: float = 2e-4
+    learning_rate_ratio: float = 1.0  # the discriminator's learning rate, divided by the generator's
     learning_rate_decay: float = 0.0  # at step n the rate is learning_rate / (1 + n * learning_rate_decay)
     beta1: float = 0.5  # Adam's decay of the mean gradient
     clip_value: float = 0.0  # gradients are cut to -clip_value..clip_value; 0: not
