@@ -3,8 +3,10 @@
 A run directory: run.json, log.csv, checkpoints. Weights live in TensorFlow's checkpoints, all else is text.
 """
 
+import csv
 import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -23,7 +25,7 @@ except ModuleNotFoundError:  # Windows: a run directory is not locked there
     fcntl = None
 
 LAST_CHECKPOINTS = 3
-LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second')
+LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second', 'swd')
 
 
 def read_run(run_dir: Path) -> dict:
@@ -104,19 +106,32 @@ def find_checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
     return sorted((int(name[2]), folder / name[1]) for name in names if name)
 
 
+def find_best(run_dir: Path) -> tuple[int, Path] | None:
+    """Step and prefix of the checkpoint whose faces were nearest to real ones, in runs with --evaluate-every."""
+    return next((item for item in reversed(find_checkpoints(run_dir)) if item[1].name.startswith('best-')), None)
+
+
+def least_distance(run_dir: Path) -> float:
+    """What log.csv says of the best checkpoint, infinite where there is none."""
+    best = find_best(run_dir)
+    with open(run_dir / 'log.csv', newline='') as file:
+        rows = {row['step']: row['swd'] for row in csv.DictReader(file) if row['swd']}
+    return float(rows.get(str(best[0]), math.inf)) if best else math.inf
+
+
 def find_grids(run_dir: Path) -> list[Path]:
     """The pictures of samples in a run directory, the newest last."""
     return sorted(path for path in run_dir.glob('samples/*.png') if re.fullmatch(r'step-\d{8,}', path.stem))
 
 
 def find_checkpoint(path) -> tuple[Path, Path]:
-    """The run directory and the checkpoint that `path` means: a checkpoint, or the newest of a run directory."""
+    """The run directory and the checkpoint that `path` means: a checkpoint, or the best or else the newest of a run."""
     path = Path(path).absolute()
     if path.is_dir():
         checkpoints = find_checkpoints(path)
         if not checkpoints:
             raise cli.UserError(f'{path} has no checkpoint')
-        return path, checkpoints[-1][1]
+        return path, (find_best(path) or checkpoints[-1])[1]
     prefix = path.with_suffix('') if path.suffix == '.index' else path
     if not prefix.with_name(f'{prefix.name}.index').exists():
         raise cli.UserError(f'{path}: no such run directory or checkpoint')
@@ -187,9 +202,10 @@ def go_back(run_dir: Path, step):
 
 
 def delete_old(run_dir: Path, healthy):
-    """Delete the `step-` checkpoints but the last ones, and the last that is no later than step `healthy`."""
-    checkpoints = [item for item in find_checkpoints(run_dir) if item[1].name.startswith('step-')]
-    stay = checkpoints[-LAST_CHECKPOINTS:] + [item for item in checkpoints if item[0] <= healthy][-1:]
+    """Delete the `best-` checkpoints but the last, and the `step-` ones but the last, and the last up to `healthy`."""
+    checkpoints = [item for item in find_checkpoints(run_dir) if item[1].name.startswith(('best-', 'step-'))]
+    steps = [item for item in checkpoints if item[1].name.startswith('step-')]
+    stay = steps[-LAST_CHECKPOINTS:] + [item for item in steps if item[0] <= healthy][-1:] + [find_best(run_dir)]
     for item in checkpoints:
         if item not in stay:
             for file in sorted(item[1].parent.glob(f'{item[1].name}.*'), reverse=True):  # the index before the data

@@ -76,6 +76,11 @@ def parse_arguments(arguments=None):
     add('--devices', action='store_true', help='only say which devices TensorFlow sees')
     add('--sample-every', type=steps, help='steps between grids and lines of the log')
     add('--sample-epochs', type=epochs, help='the same in epochs')
+    add(
+        '--evaluate-every',
+        type=steps,
+        help='steps between comparisons with held-out faces; the best checkpoint is kept',
+    )
     add('--checkpoint-every', type=steps, help='steps between checkpoints (1000)')
     add('--keep-every', type=epochs, help='epochs between checkpoints that are never deleted')
     args = parser.parse_args(arguments)
@@ -141,7 +146,7 @@ def choose_settings(args, saved=None) -> dict:
     system = (saved or given).get('system', 'oreilly')
     settings = {'system': system, 'width': 1.0, 'data': 'celeba', 'data_dir': 'data'}
     settings |= {name: getattr(SYSTEMS[system], name) for name in (*sum(SCHEDULES, ()), *OVERRIDES)}
-    settings |= {'seed': 0, 'checkpoint_every': 1000, 'keep_every': None, 'xla': False}
+    settings |= {'seed': 0, 'evaluate_every': None, 'checkpoint_every': 1000, 'keep_every': None, 'xla': False}
     if saved is not None:
         settings = dict(saved)
         for name in ('system', 'width', 'seed', *OVERRIDES):

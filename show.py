@@ -26,25 +26,29 @@ CUBE = np.array([0, 95, 135, 175, 215, 255])  # the levels of red, green and blu
 
 
 def plot_losses(log: Path, path: Path):
-    """Draw the curves of log.csv, means over some steps: both losses, and D(x) and D(G(z))."""
+    """Draw the curves of log.csv: means over some steps of both losses, and of D(x) and D(G(z)); distances, if any."""
     from matplotlib.figure import Figure
 
-    rows = np.loadtxt(log, delimiter=',', skiprows=1, ndmin=2)
+    rows = np.atleast_2d(np.genfromtxt(log, delimiter=',', skip_header=1))
+    evaluated = rows[np.isfinite(rows[:, -1])]
     window = max(1, len(rows) // 200)
     rows = rows[: len(rows) // window * window].reshape(-1, window, len(LOG_COLUMNS)).mean(axis=1)
-    steps, _, d_loss, g_loss, d_real, d_fake, _ = rows.T
-    figure = Figure(figsize=(10, 4), layout='tight')
-    losses, scores = figure.subplots(1, 2)
+    steps, _, d_loss, g_loss, d_real, d_fake, *_ = rows.T
+    panels = 3 if len(evaluated) else 2
+    figure = Figure(figsize=(5 * panels, 4), layout='tight')
+    losses, scores, *distances = figure.subplots(1, panels)
     losses.plot(steps, d_loss, label='discriminator loss')
     losses.plot(steps, g_loss, label='generator loss')
     scores.plot(steps, d_real, label='D(x)')
     scores.plot(steps, d_fake, label='D(G(z))')
-    for axes in (losses, scores):
+    for axes in distances:
+        axes.plot(evaluated[:, 0], evaluated[:, -1], label='distance to held-out faces, SWD x1000')
+    for axes in (losses, scores, *distances):
         axes.set_xlabel('step')
         axes.legend()
     with helper.replacing(path) as temporary:
         figure.savefig(temporary)
-    del figure, losses, scores, axes
+    del figure, losses, scores, distances, axes
     gc.collect()  # a figure is a cycle of megabytes, and Python by itself would look for such ones too seldom
 
 

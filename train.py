@@ -25,6 +25,7 @@ import cli
 import cluster
 import generate
 import helper
+import metrics
 import rundir
 import show
 from cluster import Cluster
@@ -33,6 +34,7 @@ from settings import choose_settings, chosen_system, list_systems, parse_argumen
 from systems import System
 
 STATISTICS_BATCH = 512  # faces that the batch norm statistics of the samples are taken from
+MOST_EVALUATED = 1024  # faces that --evaluate-every draws, and compares with as many
 LONG_TERM_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
 # A training that fails: the discriminator's loss so close to the least possible, or so little of the diversity
 # of real faces, in as many samples and steps one after another.
@@ -189,6 +191,13 @@ def show_generator_output(session, built: Graph, latents, path: Path):
     return faces, grid
 
 
+def evaluate(session, built: Graph, latents, real) -> dict[int, float]:
+    """The distances of faces drawn from `latents` (N, latent_size) to `real` ones: see `metrics.swd`."""
+    chunks = np.array_split(latents, math.ceil(len(latents) / STATISTICS_BATCH))
+    drawn = np.concatenate([session.run(built.samples, {built.input_z: chunk}) for chunk in chunks])
+    return metrics.swd(helper.to_uint8(drawn, (-1, 1)), real)
+
+
 def diversity(faces) -> float:
     """How much faces, uint8 (N, H, W, 3), differ from one another: the mean of each value's standard deviation."""
     return float(np.std(faces, axis=0).mean())
@@ -260,7 +269,10 @@ def train(
     # The grids show the first faces that `generate.py --seed SEED` draws.
     sample_z = generate.draw_latents(system, np.random.default_rng(seed), system.samples)
     statistics_z = generate.draw_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)
-    real = next(helper.get_batches(faces, min(system.samples, len(helper.split(len(faces))[0])), seed, 0))
+    training, held_out = helper.split(len(faces))
+    real = next(helper.get_batches(faces, min(system.samples, len(training)), seed, 0))
+    evaluate_every, unseen = settings['evaluate_every'], faces[held_out[:MOST_EVALUATED]]
+    unseen_z = generate.draw_latents(system, np.random.default_rng((3, seed)), len(unseen))
     log = run_dir / 'log.csv'
     stop = cli.stop_on_signals()
     built = build_graph(system, seed, settings['xla'], replicas)
@@ -269,6 +281,7 @@ def train(
         step = start_session(session, built, checkpoint)
         rundir.open_run(run_dir, settings, faces)
         rundir.go_back(run_dir, step)
+        least = rundir.least_distance(run_dir)
         file = stack.enter_context(open(log, 'a', newline=''))
         rows = csv.writer(file, lineterminator='\n')
         events = run_dir / f'events.out.tfevents.{time.time():.0f}.from-step-{step}'
@@ -304,15 +317,29 @@ def train(
             sample = last or step % sample_every == 0
             save = last or step % settings['checkpoint_every'] == 0
             keep = step % (keep_every * epoch_steps) == 0
-            if not np.isfinite(scalars).all() or ((save or keep) and not session.run(built.weights_finite)):
+            compare = evaluate_every and (last or step % evaluate_every == 0)
+            if not np.isfinite(scalars).all() or ((save or keep or compare) and not session.run(built.weights_finite)):
                 raise cli.UserError(
                     f'the training diverged: not finite at step {step}. The checkpoints in {run_dir} are '
                     'from before: go on from one with --resume, or start again with a lower --learning-rate'
                 )
-            rows.writerow((step, epoch, *(f'{value:.6g}' for value in recent[-1])))
-            if sample or save or keep:
-                file.flush()
+            if sample or save or keep or compare:
                 session.run(built.refresh_statistics, {built.input_z: statistics_z})
+            distances = evaluate(session, built, unseen_z, unseen) if compare else {}
+            distance = np.mean(list(distances.values())) if distances else None
+            rows.writerow(
+                (step, epoch, *(f'{value:.6g}' for value in recent[-1]), f'{distance:.6g}' if compare else '')
+            )
+            if sample or save or keep or compare:
+                file.flush()
+            if compare:
+                levels = {f'SWD x1000, {side}x{side}': value for side, value in distances.items()}
+                show.add_event(events, step=step, summary=show.summary(levels))
+                bar.write(f'Step {step}: distance to held-out faces {distance:.2f}, the least so far {least:.2f}')
+            if compare and distance < least:
+                least = distance
+                save_checkpoint(session, built, run_dir, 'best', step)
+                rundir.delete_old(run_dir, healthy)
             if save:
                 save_checkpoint(session, built, run_dir, 'step', step)
                 rundir.delete_old(run_dir, healthy)
@@ -322,7 +349,7 @@ def train(
                 path = run_dir / 'samples' / f'step-{step:08}.png'
                 drawn, grid = show_generator_output(session, built, sample_z, path)
                 show.plot_losses(log, run_dir / 'losses.png')
-                means = dict(zip(LOG_COLUMNS[2:], np.mean(recent, axis=0), strict=True))
+                means = dict(zip(LOG_COLUMNS[2:-1], np.mean(recent, axis=0), strict=True))
                 means['images_per_second'] = statistics.harmonic_mean(row[-1] for row in recent)
                 histograms = dict(zip(('D(x)', 'D(G(z))'), np.swapaxes(scores, 0, 1), strict=True))
                 show.add_event(events, step=step, summary=show.summary(means, {'faces': grid}, histograms))
