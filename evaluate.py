@@ -16,7 +16,6 @@ import generate
 import helper
 import metrics
 import rundir
-from train import load_data
 
 MOST_FACES = 4096  # that are drawn, and of those held out that are compared: it takes time and memory
 LEAST_HELD_OUT = 2  # one is no pair
@@ -148,7 +147,7 @@ def main():
     out = args.out or rundir.unused(Path('evaluation'))
     if rundir.holds_something(out):
         raise cli.UserError(f'{out} is not empty: name another folder with --out')
-    faces = load_data(run['settings'] | {'data': args.data, 'data_dir': args.data_dir})
+    faces = generate.load_data(run['settings'] | {'data': args.data, 'data_dir': args.data_dir})
     trained, held_out = helper.split(len(faces))
     if len(held_out) < LEAST_HELD_OUT:
         raise cli.UserError(

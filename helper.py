@@ -54,7 +54,6 @@ MOST_NAMED = 10  # of the images that cannot be read
 CHUNK = 64  # images that are decoded, and then written, at a time
 LEAST_CHUNKS = 32  # with fewer, starting processes takes longer than decoding
 HOLD_OUT = 10  # of so many faces one is never trained on: what is drawn is compared with those
-LEAST_SPLIT = 1000
 PREPARATION = 'central crop, bilinear, 3'  # changes when the pixels that `get_image` gives change
 
 
@@ -446,10 +445,9 @@ def digest(faces) -> str:
 def split(count) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of those of `count` faces that are trained on, and of those that are held out: every tenth.
 
-    The rule depends on nothing but the order, that of the names. With fewer than LEAST_SPLIT a tenth would say
-    nothing, and all are trained on.
+    The rule depends on nothing but the order, that of the names.
     """
-    held_out = (np.arange(count) % HOLD_OUT == HOLD_OUT - 1) & (count >= LEAST_SPLIT)
+    held_out = np.arange(count) % HOLD_OUT == HOLD_OUT - 1
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 

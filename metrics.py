@@ -128,10 +128,8 @@ def ms_ssim(left, right) -> np.ndarray:
     left, right: uint8 (N, H, W, 3) each. Wang et al., 2003, with as many of its five scales as are no smaller than
     the window, two for 28x28, their weights divided by their sum; the mean of the three channels.
     """
-    import dcgan
-    from generate import open_session
+    from runtime import open_session, tf
 
-    tf = dcgan.tf
     scales = sum(left.shape[1] >> scale >= WINDOW for scale in range(len(SCALE_WEIGHTS)))
     weights = SCALE_WEIGHTS[:scales] / SCALE_WEIGHTS[:scales].sum()
     with tf.Graph().as_default():

@@ -76,11 +76,7 @@ def parse_arguments(arguments=None):
     add('--devices', action='store_true', help='only say which devices TensorFlow sees')
     add('--sample-every', type=steps, help='steps between grids and lines of the log')
     add('--sample-epochs', type=epochs, help='the same in epochs')
-    add(
-        '--evaluate-every',
-        type=steps,
-        help='steps between comparisons with held-out faces; the best checkpoint is kept',
-    )
+    add('--evaluate-every', type=steps, help='steps between comparisons with held-out faces; the best is kept')
     add('--checkpoint-every', type=steps, help='steps between checkpoints (1000)')
     add('--keep-every', type=epochs, help='epochs between checkpoints that are never deleted')
     args = parser.parse_args(arguments)

@@ -433,6 +433,8 @@ def work(args, members: Cluster):
         raise cli.UserError(
             f'{len(training)} images do not fill a batch of {settings["batch_size"]}: lower --batch-size'
         )
+    if settings['evaluate_every'] and not len(held_out):
+        raise cli.UserError(f'--evaluate-every: of {len(faces)} faces none is held out to compare with')
     if run and run['data_digest'] != helper.digest(faces):
         raise cli.UserError(f'{settings["data"]} does not hold the faces that the run began with: see --data')
     _, last_step = length(settings, faces)

@@ -51,7 +51,7 @@ def run_dir(folder: Path, variant, seed) -> Path:
 
 
 def train(args, folder: Path):
-    """Make all trainings that are not there yet, one at a time on each core, and of each variant the first seed first."""
+    """Make all trainings that are not there yet, one on each core at a time, the first seed of all variants first."""
     waiting = [(variant, seed) for seed in args.seeds for variant in ['', *args.variants]]
     waiting = [item for item in waiting if not (run_dir(folder, *item) / 'done').exists()]
     cores = {core: None for core in args.cores}

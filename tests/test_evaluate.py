@@ -66,8 +66,8 @@ def test_the_table_has_the_numbers_of_the_file(evaluated):
     results = json.loads((out / 'evaluation.json').read_text())
     assert (results['run'], results['checkpoint'], results['step']) == ('run', 'step-10', 10)
     assert results['trained_on_these'] and (results['seed'], results['truncate']) == (0, 1)
-    assert results['faces'] == {'drawn': 4, 'trained on': 36, 'held out': 4}
-    assert 'Faces: 4 drawn, 36 trained on, 4 of 4 held out' in stdout and 'evaluation' in stdout.splitlines()[-1]
+    assert results['faces'] == {'drawn': 4, 'trained on': 40, 'held out': 4}
+    assert 'Faces: 4 drawn, 40 trained on, 4 of 4 held out' in stdout and 'evaluation' in stdout.splitlines()[-1]
     header = [line.split() for line in stdout.splitlines()].index(['drawn', 'real', 'noise'])
     rows = stdout.splitlines()[header + 1 :][: len(results['measures'])]
     assert len(rows) == 6 and len({len(row) for row in rows}) == 1  # aligned
