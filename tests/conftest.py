@@ -57,7 +57,7 @@ def pictures(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp('pictures') / 'pictures.zip'
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, 'w') as archive:
-            for number in range(44):
+        for number in range(44):
             small = Image.fromarray(rng.integers(0, 256, (5, 4, 3), dtype=np.uint8))
             pixels = np.asarray(small.resize((178, 218), Image.Resampling.BICUBIC))
             archive.writestr(f'img_align_celeba/{number:06}.jpg', encode(pixels, 'JPEG'))
