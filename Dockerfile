@@ -4,7 +4,7 @@
 # Draw:   mkdir -p faces
 #         docker run -v faces-runs:/app/runs -v "$PWD/faces:/app/faces" --user "$(id -u):$(id -g)" \
 #           faces generate --out faces/first
-# After the image's name come the command, train or generate, and its arguments. Folders of your own
+# After the image's name come the command, train, generate or evaluate, and its arguments. Folders of your own
 # in place of the named volumes: make them first, and give --user as above.
 
 ARG BASE=python:3.11-slim

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,16 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import evaluate  # noqa: E402
+import generate  # noqa: E402
+import helper  # noqa: E402
+import metrics  # noqa: E402
+
 BASE = '--precision bf16'
 VARIANTS = (
     '--precision fp32',
@@ -71,12 +81,40 @@ def train(args, folder: Path):
                 where = run_dir(folder, variant, seed)
                 command = [sys.executable, ROOT / 'train.py', '--data', args.data, '--data-dir', folder / 'data']
                 command += [*shlex.split(args.base), *shlex.split(variant), '--seed', str(seed), '--epochs', '1000000']
-                command += ['--run-dir', where, '--resume'] if where.exists() else ['--run-dir', where]
+                command += ['--run-dir', where]
+                shutil.rmtree(where, ignore_errors=True)  # it was not finished
                 process = subprocess.Popen(
                     command, stdout=subprocess.DEVNULL, preexec_fn=lambda core=core: os.sched_setaffinity(0, {core})
                 )
                 cores[core] = process, where
         time.sleep(1)
+
+
+def report(args, folder: Path):
+    """Print a table: of each variant the distances of the faces that it draws, seed by seed."""
+    faces = helper.load_faces(args.data, 28, folder / 'data' / 'prepared')
+    trained, held_out = helper.split(len(faces))
+    unseen = faces[evaluate.sample(held_out, evaluate.MOST_FACES)]
+
+    def cells(images):
+        return [*metrics.swd(images, unseen).values(), metrics.mean_ms_ssim(images)]
+
+    print('| | steps | SWD x1000, 28x28 | SWD x1000, 14x14 | their mean | MS-SSIM |\n|' + ' --- |' * 6)
+    rows = [('real faces', [(0, *cells(faces[evaluate.sample(trained, len(unseen))]))])]
+    for variant in ['', *args.variants]:
+        seeds = []
+        for seed in args.seeds:
+            where = run_dir(folder, variant, seed)
+            steps = (where / 'log.csv').read_text().count('\n') - 1
+            seeds.append((steps, *cells(np.concatenate(list(generate.draw_faces(where, len(unseen), seed=0))))))
+        rows.append((f'`{variant}`' if variant else f'base, `{args.base}`', seeds))
+    for name, seeds in rows:
+        steps, fine, coarse, alike = zip(*seeds, strict=True)
+        means = np.mean([fine, coarse], axis=0)
+        columns = [(f'{value:,}' for value in steps)]
+        columns += [(f'{value:.1f}' for value in values) for values in (fine, coarse, means)]
+        columns += [(f'{value:.3f}' for value in alike)]
+        print(f'| {name} | ' + ' | '.join(', '.join(column) for column in columns) + ' |', flush=True)
 
 
 def main():
@@ -92,6 +130,7 @@ def main():
     with contextlib.ExitStack() as stack:
         folder = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         train(args, folder)
+        report(args, folder)
 
 
 if __name__ == '__main__':

@@ -311,6 +311,21 @@ def test_noise_is_of_the_labels_of_the_discriminator_alone():
     np.testing.assert_array_equal(noisy.d_real, exact.d_real)
 
 
+def test_the_discriminators_learning_rate_is_the_generators_times_the_ratio():
+    system = SMALL._replace(learning_rate_ratio=4.0, optimizer='adam')
+    real, z, learning_rate = dcgan.model_inputs(28, 28, 3, SMALL.latent_size)
+    train_opt = dcgan.model_opt(system, dcgan.model_loss(system, real, z), learning_rate)
+    kernels = [tf.trainable_variables(f'{name}/')[0] for name in ('discriminator', 'generator')]
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        before = session.run(kernels)
+        session.run(train_opt, {real: images(8), z: normal(8, 6), learning_rate: 1e-3})
+        after = session.run(kernels)
+    # The first step of Adam is as long as the learning rate, whatever the gradient.
+    moved = [np.abs(new - old).max() for new, old in zip(after, before, strict=True)]
+    np.testing.assert_allclose(moved, [4e-3, 1e-3], rtol=1e-2)
+
+
 def steps_of_rmsprop(w, gradients, rates):
     """As Keras has it, but that the mean square starts at 1."""
     mean_square = 1.0

@@ -6,7 +6,7 @@ from conftest import ROOT, run_command
 README = (ROOT / 'README.md').read_text()
 
 
-@pytest.mark.parametrize('script', ['train.py', 'generate.py'])
+@pytest.mark.parametrize('script', ['train.py', 'generate.py', 'evaluate.py'])
 def test_every_flag_is_in_the_readme_and_no_other(tmp_path, script):
     flags = set(re.findall(r'--[a-z][a-z0-9-]+', run_command(script, '--help', cwd=tmp_path).stdout)) - {'--help'}
     table = README.split(f'| `{script}` |')[1].split('\n\n')[0]

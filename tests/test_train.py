@@ -1,6 +1,7 @@
 import csv
 import itertools
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -13,9 +14,12 @@ from conftest import NARROW, ROOT, assert_one_line, run_command
 from PIL import Image
 
 import generate
+import helper
+import metrics
 import rundir
 import runtime
 import train
+from settings import chosen_system
 from systems import SYSTEMS
 
 
@@ -159,6 +163,60 @@ def test_a_kept_checkpoint_can_be_the_newest(copy):
     assert rundir.find_checkpoint(copy) == (copy, copy / 'checkpoints' / 'keep-10')
 
 
+def test_the_checkpoint_with_the_least_distance_is_kept_and_drawn_from(tmp_path, pictures):
+    flags = *NARROW, '--data', pictures, '--run-dir', 'run', '--batch-size', 8, '--keep-every', 100
+    result = run_command('train.py', *flags, '--evaluate-every', 3, '--steps', 9, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    run_dir = tmp_path / 'run'
+    distances = {int(row['step']): float(row['swd']) for row in rows(run_dir) if row['swd']}
+    assert list(distances) == [3, 6, 9] and len(set(distances.values())) == 3
+    best = min(distances, key=distances.get)
+    assert [name for name in checkpoints(run_dir) if name.startswith('best-')] == [f'best-{best}']
+    assert rundir.find_checkpoint(run_dir)[1].name == f'best-{best}'
+    # What was logged is what the faces of that checkpoint give, drawn from the same latents.
+    settings = json.loads((run_dir / 'run.json').read_text())['settings']
+    faces = helper.load_faces(pictures, 28, tmp_path / 'data' / 'prepared')
+    _, held_out = helper.split(len(faces))
+    latents = generate.draw_latents(chosen_system(settings), np.random.default_rng((3, 0)), len(held_out))
+    with generate.restored_generator(run_dir) as (_, _, session, z, drawn):
+        drawn = np.concatenate(list(generate.draw(session, z, drawn, latents, len(latents))))
+    assert np.mean(list(metrics.swd(drawn, faces[held_out]).values())) == pytest.approx(distances[best], rel=0.02)
+    # Only a smaller distance takes its place, in a process that goes on, too; going back before it forgets it.
+    forged = (run_dir / 'log.csv').read_text().replace(f'{distances[best]:.6g}\n', '0.001\n')
+    (run_dir / 'log.csv').write_text(forged)
+    result = run_command('train.py', '--run-dir', 'run', '--resume', '--steps', 12, cwd=tmp_path)
+    assert result.returncode == 0 and 'the least so far 0.00' in result.stdout
+    assert [name for name in checkpoints(run_dir) if name.startswith('best-')] == [f'best-{best}']
+    assert rundir.find_best(run_dir)[0] == best and rundir.least_distance(run_dir) == 0.001
+    rundir.go_back(run_dir, best - 1)
+    assert rundir.find_best(run_dir) is None and rundir.least_distance(run_dir) == math.inf
+
+
+def test_distances_are_in_the_plot_and_in_tensorboard(tmp_path, pictures, copy):
+    from runtime import tf
+
+    with Image.open(copy / 'losses.png') as plot:
+        assert plot.size == (1000, 400)
+    result = run_command('train.py', '--run-dir', copy, '--resume', '--steps', 13, '--evaluate-every', 3, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    with Image.open(copy / 'losses.png') as plot:
+        assert plot.size == (1500, 400)
+    events = [event for path in copy.glob('events.*') for event in tf.train.summary_iterator(str(path))]
+    logged = {(event.step, value.tag): value.simple_value for event in events for value in event.summary.value}
+    levels = [logged[12, f'SWD x1000, {side}x{side}'] for side in (28, 14)]
+    (row,) = [row for row in rows(copy) if row['step'] == '12']
+    assert float(row['swd']) == pytest.approx(np.mean(levels), rel=1e-5)
+
+
+def test_without_held_out_faces_nothing_is_compared(tmp_path, pictures):
+    (tmp_path / 'few').mkdir()
+    for number in range(9):
+        Image.new('RGB', (30, 30), (number, 0, 0)).save(tmp_path / 'few' / f'{number}.png')
+    flags = '--data', 'few', '--batch-size', 2, '--evaluate-every', 1
+    assert_one_line(run_command('train.py', *flags, cwd=tmp_path), '--evaluate-every', '9 faces')
+    assert not (tmp_path / 'runs').exists()
+
+
 def test_tensorboard_events_hold_the_means_that_are_printed(trained):
     from runtime import tf
 
@@ -258,7 +316,7 @@ def test_a_directory_with_a_run_in_it_is_not_written_over(copy, pictures, tmp_pa
 
 def test_too_few_images_for_a_batch_are_an_error(tmp_path, pictures):
     result = run_command('train.py', '--data', pictures, '--batch-size', 41, cwd=tmp_path)
-    assert_one_line(result, '40 images do not fill a batch of 41')
+    assert_one_line(result, '40 faces do not fill a batch of 41')
 
 
 def test_without_celeb_a_the_error_names_the_demo(tmp_path):
