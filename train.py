@@ -318,24 +318,25 @@ def train(
             save = last or step % settings['checkpoint_every'] == 0
             keep = step % (keep_every * epoch_steps) == 0
             compare = evaluate_every and (last or step % evaluate_every == 0)
-            if not np.isfinite(scalars).all() or ((save or keep or compare) and not session.run(built.weights_finite)):
+            pause = sample or save or keep or compare
+            if not np.isfinite(scalars).all() or (pause and not session.run(built.weights_finite)):
                 raise cli.UserError(
                     f'the training diverged: not finite at step {step}. The checkpoints in {run_dir} are '
                     'from before: go on from one with --resume, or start again with a lower --learning-rate'
                 )
-            if sample or save or keep or compare:
+            if pause:
                 session.run(built.refresh_statistics, {built.input_z: statistics_z})
-            distances = evaluate(session, built, unseen_z, unseen) if compare else {}
-            distance = np.mean(list(distances.values())) if distances else None
-            rows.writerow(
-                (step, epoch, *(f'{value:.6g}' for value in recent[-1]), f'{distance:.6g}' if compare else '')
-            )
-            if sample or save or keep or compare:
-                file.flush()
+            row = [step, epoch, *(f'{value:.6g}' for value in recent[-1]), '']
             if compare:
+                distances = evaluate(session, built, unseen_z, unseen)
+                distance = np.mean(list(distances.values()))
+                row[-1] = f'{distance:.6g}'
                 levels = {f'SWD x1000, {side}x{side}': value for side, value in distances.items()}
                 show.add_event(events, step=step, summary=show.summary(levels))
-                bar.write(f'Step {step}: distance to held-out faces {distance:.2f}, the least so far {least:.2f}')
+                bar.write(f'Step {step}: distance to held-out faces {distance:.2f}, the least before {least:.2f}')
+            rows.writerow(row)
+            if pause:
+                file.flush()
             if compare and distance < least:
                 least = distance
                 save_checkpoint(session, built, run_dir, 'best', step)

@@ -1,15 +1,17 @@
 """How much faster are two workers than one process, and what do they send one another?
 
-    python benchmarks/scaling.py [--batch 512] [--steps 8]      (four minutes; Linux, for /proc; 2 cores)
+    python benchmarks/scaling.py [--batch 512] [--steps 8] [--rounds 3]     (ten minutes; Linux, for /proc; 2 cores)
 
 Trains by `train.py` itself, each process on one core, and takes speeds from log.csv, medians of all steps but the
 first. Three kinds: one process with a batch B; two workers that share it; and, as what two workers could reach if
-nothing was sent, two processes at once that know nothing of each other, with B/2 each. Then a plan for many GPUs,
-which is a calculation.
+nothing was sent, two processes at once that know nothing of each other, with B/2 each. All kinds in turn, in several
+rounds; ratios are those within a round, and of all figures the median is given, with the lowest and the highest. Then
+a plan for many GPUs, which is a calculation.
 """
 
 import argparse
 import contextlib
+import csv
 import io
 import os
 import statistics
@@ -30,18 +32,17 @@ from speed import machine, step_operations  # noqa: E402
 from settings import choose_settings, chosen_system, parse_arguments  # noqa: E402
 
 WARM_UP = 4  # steps that are not counted
-IMAGES = 512
 # What the plan assumes of a GPU and of what connects them. Rates are what such layers get of an A100's 312 TFLOP/s
 # in bf16, at a fifth; bandwidths are of one GPU, bytes a second; the latency is of one message, seconds.
 GPU_RATE = 60e12
 LINKS = {'NVLink, 300 GB/s': (300e9, 5e-6), 'InfiniBand, 25 GB/s': (25e9, 1e-5), 'Ethernet, 1.25 GB/s': (1.25e9, 5e-5)}
 
 
-def write_pictures(path):
+def write_pictures(path, count):
     """A zip archive of random pictures."""
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, 'w') as archive:
-        for number in range(IMAGES):
+        for number in range(count):
             file = io.BytesIO()
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file, 'PNG')
             archive.writestr(f'{number}.png', file.getvalue())
@@ -75,7 +76,8 @@ def seconds(folder, *flags, each, steps) -> tuple[float, float]:
             if process.wait():
                 sys.exit('a training failed')
             run_dir = Path(process.args[process.args.index('--run-dir') + 1])
-            rates += list(np.loadtxt(run_dir / 'log.csv', delimiter=',', skiprows=1, ndmin=2)[WARM_UP:, -1])
+            with open(run_dir / 'log.csv', newline='') as file:
+                rates += [float(row['images_per_second']) for row in csv.DictReader(file)][WARM_UP:]
     finally:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
@@ -118,32 +120,48 @@ def plan(system, weights, batch):
             )
 
 
+def spread(values, digits=2) -> str:
+    """The median of some values, with the lowest and the highest."""
+    low, middle, high = (f'{value:.{digits}f}' for value in (min(values), statistics.median(values), max(values)))
+    return f'{middle} ({low} to {high})'
+
+
 def main():
     parser = argparse.ArgumentParser(description='Measure two workers against one process.')
     parser.add_argument('--batch', type=int, default=512, help='images a step (512)')
     parser.add_argument('--steps', type=int, default=8, help=f'steps, more than {WARM_UP} (8)')
+    parser.add_argument('--rounds', type=int, default=3, help='how often all is measured (3)')
     args = parser.parse_args()
     first, second = sorted(os.sched_getaffinity(0))[:2]
-    both, batch, half = [{first, second}], ('--batch-size', args.batch), ('--batch-size', args.batch // 2)
+    whole, half = ('--batch-size', args.batch), ('--batch-size', args.batch // 2)
+    workers = *whole, '--workers', 2
+    kinds = {
+        '1 process, 1 core': (whole, [{first}]),
+        '2 processes apart, half the batch each': (half, [{first}, {second}]),
+        '2 workers': (workers, [{first, second}]),
+        '2 workers, `--reduce-precision bf16`': ((*workers, '--reduce-precision', 'bf16'), [{first, second}]),
+        '2 workers, `--local-batch-norm`': ((*workers, '--local-batch-norm'), [{first, second}]),
+    }
     oreilly = chosen_system(choose_settings(parse_arguments([])))
     weights = sum(parameters(oreilly).values())
-    print(f'{machine()}. A batch of {args.batch}, {weights / 1e6:.2f} M weights.\n')
-    print('| | ms a step | times as fast | ms more than without reduction | MB sent a step and worker |')
-    print('|' + ' --- |' * 5, flush=True)
+    print(f'{machine()}. A batch of {args.batch}, {weights / 1e6:.2f} M weights, {args.rounds} rounds.\n')
+    measured = {name: [] for name in kinds}
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder) / 'pictures.zip')
-        one, _ = seconds(folder, *batch, each=[{first}], steps=args.steps)
-        print(f'| 1 process, 1 core | {1000 * one:.0f} | 1.00 | | |', flush=True)
-        apart, _ = seconds(folder, *half, each=[{first}, {second}], steps=args.steps)
-        row = f'{1000 * apart:.0f} | {one / apart:.2f} | 0 | 0'
-        print(f'| 2 processes apart, half the batch each | {row} |', flush=True)
-        for precision in ('fp32', 'bf16'):
-            flags = (*batch, '--workers', 2, '--reduce-precision', precision)
-            _, before = seconds(folder, *flags, each=both, steps=1)
-            together, sent = seconds(folder, *flags, each=both, steps=args.steps)
-            sent = (sent - before) / (args.steps - 1) / 2
-            row = f'{1000 * together:.0f} | {one / together:.2f} | {1000 * (together - apart):.0f} | {sent:.1f}'
-            print(f'| 2 workers, {precision} gradients | {row} |', flush=True)
+        write_pictures(Path(folder) / 'pictures.zip', 2 * args.batch)
+        for number in range(args.rounds):
+            for name, (flags, each) in kinds.items():
+                _, before = seconds(folder, *flags, each=each, steps=1) if flags[2:] and not number else (0, np.nan)
+                step, sent = seconds(folder, *flags, each=each, steps=args.steps)
+                measured[name].append((step, (sent - before) / (args.steps - 1) / 2))
+                print(f'Round {number + 1}, {name}: {1000 * step:.0f} ms a step', file=sys.stderr, flush=True)
+    one, apart = ([step for step, _ in measured[name]] for name in list(kinds)[:2])
+    print('| | ms a step | times as fast | of two apart | MB sent a step and worker |')
+    print('|' + ' --- |' * 5)
+    for name, values in measured.items():
+        steps = [step for step, _ in values]
+        gains, reached = (np.divide(some, steps) for some in (one, apart))
+        cells = spread(1000 * np.array(steps), 0), spread(gains), spread(reached), f'{values[0][1]:.1f}'
+        print(f'| {name} | ' + ' | '.join(cells).replace('nan', '') + ' |')
     for flags, batch in ((['--system', 'oreilly'], 128), (['--system', 'ranjan', '--precision', 'bf16'], 128)):
         system = chosen_system(choose_settings(parse_arguments(flags)))
         plan(system, sum(parameters(system).values()), batch)

@@ -185,7 +185,7 @@ def test_the_checkpoint_with_the_least_distance_is_kept_and_drawn_from(tmp_path,
     forged = (run_dir / 'log.csv').read_text().replace(f'{distances[best]:.6g}\n', '0.001\n')
     (run_dir / 'log.csv').write_text(forged)
     result = run_command('train.py', '--run-dir', 'run', '--resume', '--steps', 12, cwd=tmp_path)
-    assert result.returncode == 0 and 'the least so far 0.00' in result.stdout
+    assert result.returncode == 0 and 'the least before 0.00' in result.stdout
     assert [name for name in checkpoints(run_dir) if name.startswith('best-')] == [f'best-{best}']
     assert rundir.find_best(run_dir)[0] == best and rundir.least_distance(run_dir) == 0.001
     rundir.go_back(run_dir, best - 1)
