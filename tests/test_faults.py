@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cli
+import evaluate
 import generate
 import rundir
 import train
@@ -264,7 +266,7 @@ def test_signs_of_failure(flags, d_loss, drawn, sign):
 
 
 def test_a_training_that_fails_is_reported_once_with_the_way_back(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, 'stop_on_signals', train.threading.Event)  # the signals of the tests stay as they are
+    monkeypatch.setattr(cli, 'stop_on_signals', threading.Event)  # the signals of the tests stay as they are
     monkeypatch.setattr(train, 'FAILING_STEPS', 300)
     faces = np.random.default_rng(0).integers(96, 160, (64, 28, 28, 3), dtype=np.uint8)
     run_dir = tmp_path / 'my run'
@@ -293,6 +295,11 @@ RANGES = {
         '--steps': ('0', '1e9', '1000000001'),
         '--batch-size': ('1', '65537', 'nan'),
         '--learning-rate': ('0', '1.1', 'inf', 'nan', '-0.1', '1e400', 'x'),
+        '--learning-rate-ratio': ('0', '1001', 'inf'),
+        '--flip': ('-0.1', '1.1'),
+        '--augment': ('color', ''),
+        '--instance-noise': ('-0.1', '11'),
+        '--evaluate-every': ('0', '1e9'),
         '--beta1': ('1', '-1'),
         '--learning-rate-decay': ('-1e-8', '1.1'),
         '--optimizer': ('sgd',),
@@ -334,6 +341,13 @@ RANGES = {
         '--checkpoint': ('',),
         '--export': ('',),
     },
+    'evaluate.py': {
+        '--data': ('',),
+        '--data-dir': ('',),
+        '--seed': ('-1', str(2**63 + 1)),
+        '--truncate': ('0', '1.01', 'nan'),
+        '--out': ('',),
+    },
 }
 
 
@@ -343,7 +357,7 @@ def parse(script, arguments, monkeypatch, capsys):
     sys.stderr.reconfigure(errors='backslashreplace')  # as the real one is
     previous = signal.getsignal(signal.SIGTERM)
     try:
-        cli.run({'train.py': train, 'generate.py': generate}[script].parse_arguments)
+        cli.run({'train.py': train, 'generate.py': generate, 'evaluate.py': evaluate}[script].parse_arguments)
     except SystemExit as exit:
         error = capsys.readouterr().err
         if exit.code == 0:

@@ -175,7 +175,7 @@ def test_archive_and_folder_give_the_same_faces(tmp_path, pictures):
         archive.extractall(tmp_path / 'folder')
     from_folder = helper.load_faces(tmp_path / 'folder', 28, tmp_path / 'cache')
     from_archive = helper.load_faces(pictures, 28, tmp_path / 'cache')
-    assert len(from_archive) == 40
+    assert len(from_archive) == 44
     np.testing.assert_array_equal(from_archive, from_folder)
 
 
@@ -258,7 +258,7 @@ def test_interrupted_preparation_leaves_nothing(tmp_path, pictures, monkeypatch)
         with pytest.raises(KeyboardInterrupt):
             helper.load_faces(pictures, 28, tmp_path)
     assert list(tmp_path.iterdir()) == []
-    assert len(helper.load_faces(pictures, 28, tmp_path)) == 40
+    assert len(helper.load_faces(pictures, 28, tmp_path)) == 44
 
 
 def kill_oneself(*_):
@@ -314,11 +314,18 @@ def test_an_epoch_shows_every_face_once_in_an_order_of_seed_and_epoch():
         assert all(len(batch) == 8 for batch in batches)
         return [int(value) for batch in batches for value in batch[:, 0, 0, 0]]
 
-    assert len(order(0, 0)) == len(set(order(0, 0))) == 96
+    assert len(order(0, 0)) == len(set(order(0, 0))) == 88  # of 90: every tenth is held out
+    assert {number % 10 for number in order(0, 0)} == set(range(9))
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(0, 1) and order(0, 0) != order(1, 0)
     assert order(0, 1) != sorted(order(0, 1))
     assert order(0, 0, start=5) == order(0, 0)[40:]
+
+
+@pytest.mark.parametrize('count, held_out', [(0, []), (9, []), (10, [9]), (35, [9, 19, 29])])
+def test_every_tenth_face_is_held_out(count, held_out):
+    trained, out = helper.split(count)
+    assert out.tolist() == held_out and sorted([*trained, *out]) == list(range(count))
 
 
 def test_grid_runs_left_to_right_with_a_fixed_scale():

@@ -34,7 +34,7 @@ def checkpoints(run_dir):
 
 def test_a_run_directory_holds_everything(trained):
     log = rows(trained)
-    assert list(log[0]) == ['step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second']
+    assert list(log[0]) == ['step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second', 'swd']
     assert [(int(row['step']), int(row['epoch'])) for row in log] == [(n, 1 + (n > 5)) for n in range(1, 11)]
     assert all(0 < float(row['d_real']) < 1 and 0 < float(row['d_loss']) < 50 for row in log)
     run = json.loads((trained / 'run.json').read_text())
@@ -238,7 +238,7 @@ def test_a_signal_finishes_the_step_saves_and_ends(tmp_path, pictures, number):
         while 'step 2:' not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(number)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=240)
     assert process.returncode == 0 and errors == ''
     step = int(rows(tmp_path / 'run')[-1]['step'])
     assert checkpoints(tmp_path / 'run') == [f'step-{step}']
