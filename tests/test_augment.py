@@ -57,7 +57,7 @@ def test_cutout_greys_half_of_the_side_around_any_pixel():
     rows, columns = grey.any(axis=2).sum(axis=1), grey.any(axis=1).sum(axis=1)
     np.testing.assert_array_equal(grey.sum(axis=(1, 2)), rows * columns)  # rectangles
     assert {rows.max(), columns.max(), rows.min(), columns.min()} == {14, 7} or rows.min() in (7, 8)
-    assert grey.mean(axis=0).min() > 0.1  # every pixel is hidden at times
+    assert grey.mean(axis=0).min() > 0.02  # every pixel is hidden at times
 
 
 def test_color_changes_brightness_saturation_and_contrast_of_whole_images():

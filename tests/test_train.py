@@ -38,7 +38,7 @@ def test_a_run_directory_holds_everything(trained):
     assert [(int(row['step']), int(row['epoch'])) for row in log] == [(n, 1 + (n > 5)) for n in range(1, 11)]
     assert all(0 < float(row['d_real']) < 1 and 0 < float(row['d_loss']) < 50 for row in log)
     run = json.loads((trained / 'run.json').read_text())
-    assert run['images'] == 40 and run['settings']['batch_size'] == 8
+    assert run['images'] == 44 and run['settings']['batch_size'] == 8
     assert run['settings']['learning_rate'] == 2e-4 and run['settings']['beta1'] == 0.5
     assert [path.name for path in sorted((trained / 'samples').iterdir())] == [
         'start.png',
@@ -316,7 +316,7 @@ def test_a_directory_with_a_run_in_it_is_not_written_over(copy, pictures, tmp_pa
 
 def test_too_few_images_for_a_batch_are_an_error(tmp_path, pictures):
     result = run_command('train.py', '--data', pictures, '--batch-size', 41, cwd=tmp_path)
-    assert_one_line(result, '40 faces do not fill a batch of 41')
+    assert_one_line(result, '40 images do not fill a batch of 41')
 
 
 def test_without_celeb_a_the_error_names_the_demo(tmp_path):
