@@ -80,6 +80,7 @@ LAYERS = {
     'ranjan': PAPER,
     'chandarana': PAPER,
 }
+LAYERS['recommended'] = LAYERS['oreilly']
 
 
 @pytest.mark.parametrize('name', SYSTEMS)
@@ -222,6 +223,12 @@ def test_a_flag_overrides_the_value_of_the_system_and_no_other(name):
     chosen_settings, system = chosen(f'{settings.flag(name)} {value}')
     assert chosen_settings[name] == value and value != getattr(SYSTEMS['oreilly'], name)
     assert system == SYSTEMS['oreilly']._replace(**{name: value})
+
+
+def test_the_recommended_system_has_the_published_networks_and_data():
+    same = 'image_size', 'generator', 'discriminator', 'crop', 'latent_size', 'latent', 'leaky_slope'
+    recommended, published = SYSTEMS['recommended'], SYSTEMS['oreilly']
+    assert [getattr(recommended, name) for name in same] == [getattr(published, name) for name in same]
 
 
 @pytest.mark.parametrize(
