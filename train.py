@@ -174,11 +174,11 @@ def save_checkpoint(session, built: Graph, run_dir: Path, kind, step):
     path = run_dir / 'checkpoints' / kind
     try:
         built.saver.save(session, str(path), step, write_meta_graph=False, write_state=False)
-    except tf.errors.OpError as error:
+    except tf.errors.OpError:  # its first line says nothing
         rundir.remove_leftovers(run_dir)
         raise cli.UserError(
             f'no checkpoint of step {step}: {path.parent} cannot be written, a full disk perhaps; '
-            f'those from before are whole ({error.message.splitlines()[0]})'
+            'those from before are whole'
         ) from None
 
 

@@ -464,7 +464,16 @@ def test_bfloat16_layers_keep_float32_weights_statistics_and_losses():
             assert (rounded[name] != value).any()
 
 
-@pytest.mark.parametrize('flags', ['', '--precision bf16', '--system sharma', '--system kdnuggets'])
+@pytest.mark.parametrize(
+    'flags',
+    [
+        '',
+        '--precision bf16',
+        '--system sharma',
+        '--system kdnuggets',
+        '--flip 0.5 --augment color-translation-cutout --instance-noise 0.1',
+    ],
+)
 def test_no_operation_of_a_step_needs_the_cpu(flags):
     def kernel_for_gpu(operation):
         kernels = kernels_of.get_registered_kernels_for_op(operation.type).kernel
