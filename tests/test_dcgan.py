@@ -501,7 +501,7 @@ def test_no_operation_of_a_step_needs_the_cpu(flags):
             todo += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
     assert len(seen) > 300
     types = {operation.type for operation in seen}
-    assert ('StatelessRandomUniformV2' in types) == bool(system.dropout or system.label_noise)
+    assert ('StatelessRandomUniformV2' in types) == bool(system.dropout or system.label_noise or system.flip)
     assert ('ClipByValue' in types or {'Minimum', 'Maximum'} <= types) == bool(system.clip_value)
     assert {operation.type for operation in seen if not kernel_for_gpu(operation)} == set()
 
