@@ -23,7 +23,8 @@ from settings import choose_settings, chosen_system, parse_arguments
 from systems import SYSTEMS
 
 STEPS = 20
-# Dropout, augmentation and batch normalisation; one seed, with which no activation lies so near 0 that rounding decides its sign.
+# Dropout, augmentation, batch normalisation; one seed, with which no activation lies so near 0 that rounding decides
+# its sign.
 FLAGS = ['--system', 'sharma', '--width', 0.05, '--batch-size', 8, '--sample-every', STEPS, '--checkpoint-every', 10]
 FLAGS += ['--augment', 'color-translation', '--flip', 0.5, '--instance-noise', 0.1]
 # A weight moves by 2e-4 a step; Adam divides a rounding error of its gradient by the gradient.
