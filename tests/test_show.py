@@ -195,7 +195,7 @@ def test_all_systems_are_listed_side_by_side(tmp_path):
     assert result.returncode == 0 and result.stderr == '' and head.split() == list(SYSTEMS)
     listed = {re.split('  +', row)[0]: re.split('  +', row)[1:] for row in rows if not row.startswith(' ')}
     assert listed['latent'] == ['uniform', 'uniform', 'uniform', 'normal', 'uniform', 'uniform']
-    assert listed['learning rate'] == ['0.0002', '0.0002', '0.0001', '0.0002', '0.0002']
+    assert listed['learning rate'] == ['0.0002', '0.0002', '0.0001', '0.0002', '0.0002', '0.0004']
     assert listed['generator 1'][0].startswith('dense 2x2x512, BN') and 'discriminator 6' in listed
     assert list(tmp_path.iterdir()) == []
 
