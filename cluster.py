@@ -153,6 +153,17 @@ def serve(work, members: Cluster, gpus, errors):
     run(lambda: work(members))
 
 
+def wait_until_one_fails(workers):
+    """Wait until a process of `workers` has failed, or all have ended."""
+    while True:
+        # Once a round: one that was asked again could have ended meanwhile, and nobody would wait for it.
+        ended = [worker.exitcode for worker in workers]
+        running = [worker.sentinel for worker, status in zip(workers, ended, strict=True) if status is None]
+        if any(ended) or not running:
+            return
+        connection.wait(running)
+
+
 def launch(count, timeout, prepare, work):
     """Call `prepare`, then `work` with its cluster in `count` processes of this machine; end all when one fails.
 
@@ -187,11 +198,7 @@ def launch(count, timeout, prepare, work):
                 worker.start()
             for number in cli.stop_signals():
                 signal.signal(number, forward)
-            while not any(worker.exitcode for worker in workers):
-                running = [worker.sentinel for worker in workers if worker.exitcode is None]
-                if not running:
-                    break
-                connection.wait(running)
+            wait_until_one_fails(workers)
             end = time.monotonic() + GRACE
             for worker in workers:
                 worker.join(max(0, end - time.monotonic()))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,6 +149,18 @@ def test_a_worker_of_this_machine_that_dies_or_hangs_ends_the_others(pictures, t
         with started(*flags, '--steps', steps(run_dir)[-1] + 2, cwd=tmp_path) as process:
             _, errors = process.communicate(timeout=240)
         assert process.returncode == 0 and errors == '' and steps(run_dir) == list(range(1, len(steps(run_dir)) + 1))
+
+
+def test_a_worker_that_ends_while_it_is_asked_is_waited_for(monkeypatch):
+    class Ending:
+        sentinel = 'ending'
+        statuses = iter([None, 3, 3])
+        exitcode = property(lambda self: next(self.statuses))
+
+    waited_for = []
+    monkeypatch.setattr(cluster.connection, 'wait', waited_for.append)
+    cluster.wait_until_one_fails([Ending(), SimpleNamespace(sentinel='other', exitcode=None)])
+    assert waited_for == [['ending', 'other']]
 
 
 @pytest.mark.parametrize(('number', 'victim'), [(signal.SIGKILL, 0), (signal.SIGSTOP, 0), (signal.SIGSTOP, 1)])
