@@ -29,7 +29,7 @@ import cli
 TASKS = ('chief', 'worker')  # of TF_CONFIG, in the order of ranks
 START = 10  # times as long as in training do workers wait for one another at the start
 RETRY = 0.2  # seconds between attempts to reach a worker
-GRACE = 2.0  # seconds in which other workers can notice that one is gone, before `launch` ends them
+GRACE = 2.0  # seconds in which others can notice that a worker is gone
 LOST = 3  # exit status of a worker that `launch` started and that lost another
 BROKEN = 'Unavailable', 'DeadlineExceeded', 'Aborted', 'Cancelled', 'FailedPrecondition'  # errors of a lost worker
 SHARED_BYTES = 1 << 16  # the most that `share` passes on
@@ -272,6 +272,19 @@ def answers(address) -> bool:
     return True
 
 
+def find_gone(members: Cluster) -> list[str]:
+    """The workers that do not listen any more, none if all do for `GRACE` seconds.
+
+    One that ends breaks its connections a little before it stops listening.
+    """
+    end, gone = time.monotonic() + GRACE, []
+    while not gone and time.monotonic() < end:
+        time.sleep(RETRY)
+        addresses = enumerate(members.addresses)
+        gone = [f'worker {rank}, {address}' for rank, address in addresses if not answers(address)]
+    return gone
+
+
 def listen_only_on(host, port):
     """Have the sockets of this process that listen on `port` ignore what is not sent to the address of `host`.
 
@@ -310,8 +323,8 @@ def lose(members: Cluster, what=None):
     out where it is not known. Where `launch` started the workers it says what happened.
     """
     if not members.local:
-        gone = [f'worker {rank}, {address}' for rank, address in enumerate(members.addresses) if not answers(address)]
-        what = what or (f'{" and ".join(gone)} has ended' if gone else 'another worker hangs, or cannot be reached')
+        gone = '' if what else ' and '.join(find_gone(members))
+        what = what or (f'{gone} has ended' if gone else 'another worker hangs, or cannot be reached')
         cli.report(f'worker {members.rank}: {what}{ADVICE}')
     os._exit(LOST if members.local else 2)
 
