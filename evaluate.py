@@ -27,11 +27,6 @@ PAIRS_IN_A_ROW = 4
 PAIR_SIDE = 128  # pixels, that its faces are enlarged to at most
 
 
-def sample(numbers, count) -> np.ndarray:
-    """At most `count` of `numbers`, random but always the same ones, in order."""
-    return np.sort(np.random.default_rng(0).permutation(numbers)[:count])
-
-
 def measure(drawn, faces, trained, held_out):
     """All measures of the faces `drawn`, uint8 (N, H, W, 3): those of COLUMNS by the measure's name.
 
@@ -44,7 +39,7 @@ def measure(drawn, faces, trained, held_out):
     unseen = faces[held_out]
     noise = np.random.default_rng(0).integers(0, 256, unseen.shape, np.uint8)
     measures = {}
-    for column, images in zip(COLUMNS, (drawn, faces[sample(trained, len(unseen))], noise), strict=True):
+    for column, images in zip(COLUMNS, (drawn, faces[helper.sample(trained, len(unseen))], noise), strict=True):
         for side, distance in metrics.swd(images, unseen).items():
             measures.setdefault(f'SWD x1000, {side}x{side}', {})[column] = distance
     sets = dict(zip(COLUMNS, (drawn, unseen, noise), strict=True))
@@ -160,7 +155,7 @@ def main():
             f'Warning: {args.data} does not hold the faces it was trained on; held-out is then not known to be unseen',
             file=sys.stderr,
         )
-    compared = sample(held_out, MOST_FACES)
+    compared = helper.sample(held_out, MOST_FACES)
     drawn = np.concatenate(list(generate.draw_faces(checkpoint, len(compared), args.seed, args.truncate)))
     print(f'{checkpoint}')
     print(f'Faces: {len(drawn)} drawn, {len(trained)} trained on, {len(compared)} of {len(held_out)} held out')

@@ -102,18 +102,24 @@ def restored_generator(checkpoint):
             yield run, system, session, z, faces
 
 
-def draw(session, z, faces, latents, count):
-    """Yield the faces of an iterable of `count` latents (latent_size,), in chunks, uint8 (n, H, W, 3).
+def draw(session, z, faces, latents):
+    """Yield the faces of an iterable of latents (latent_size,), in chunks, uint8 (n, H, W, 3).
 
     As many are drawn at once whatever the count, so that a face depends on nothing but its latent.
     """
     latents = iter(latents)
     at_once = max(1, PIXELS_AT_ONCE // faces.shape[1] ** 2)
+    while chunk := list(itertools.islice(latents, at_once)):
+        images = session.run(faces, {z: np.resize(chunk, (at_once, z.shape[1]))})
+        yield helper.to_uint8(images[: len(chunk)], (-1, 1))
+
+
+def with_progress(chunks, count):
+    """Yield chunks of faces, `count` in all, and show how far it is."""
     with helper.progress(desc='Drawing', total=count, unit=' faces') as bar:
-        while chunk := list(itertools.islice(latents, at_once)):
-            images = session.run(faces, {z: np.resize(chunk, (at_once, z.shape[1]))})
+        for chunk in chunks:
             bar.update(len(chunk))
-            yield helper.to_uint8(images[: len(chunk)], (-1, 1))
+            yield chunk
 
 
 def draw_faces(checkpoint, count, seed, truncate=1.0):
@@ -121,7 +127,7 @@ def draw_faces(checkpoint, count, seed, truncate=1.0):
     with restored_generator(checkpoint) as (_, system, session, z, faces):
         rng = np.random.default_rng(seed)
         latents = (draw_latents(system, rng, 1, truncate)[0] for _ in range(count))
-        yield from draw(session, z, faces, latents, count)
+        yield from with_progress(draw(session, z, faces, latents), count)
 
 
 def draw_walk(checkpoint, stops, seed, truncate=1.0, scale=1) -> np.ndarray:
@@ -137,7 +143,7 @@ def draw_walk(checkpoint, stops, seed, truncate=1.0, scale=1) -> np.ndarray:
             )
         latents = draw_latents(system, np.random.default_rng(seed), stops, truncate)
         latents = walk(latents, slerp if system.latent == 'normal' else straight)
-        frames = np.concatenate(list(draw(session, z, faces, latents, len(latents))))
+        frames = np.concatenate(list(with_progress(draw(session, z, faces, latents), len(latents))))
     return frames.repeat(scale, axis=1).repeat(scale, axis=2)
 
 

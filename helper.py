@@ -451,6 +451,11 @@ def split(count) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
+def sample(numbers, count) -> np.ndarray:
+    """At most `count` of `numbers`, random but always the same ones, in order."""
+    return np.sort(np.random.default_rng(0).permutation(numbers)[:count])
+
+
 def get_batch(faces, indices) -> np.ndarray:
     """The faces at `indices`, uint8 (n, H, W, 3); the graph scales them to the article's -0.5..0.5."""
     return faces[indices]

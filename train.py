@@ -7,12 +7,10 @@ python train.py --resume --run-dir runs/NAME  go on where a run stopped
 """
 
 import contextlib
-import csv
 import datetime
 import functools
 import itertools
 import math
-import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,22 +23,12 @@ import cli
 import cluster
 import generate
 import helper
-import metrics
 import rundir
 import show
 from cluster import Cluster
-from rundir import LOG_COLUMNS
+from record import Record
 from settings import choose_settings, chosen_system, list_systems, parse_arguments
 from systems import System
-
-STATISTICS_BATCH = 512  # faces that the batch norm statistics of the samples are taken from
-MOST_EVALUATED = 1024  # faces that --evaluate-every draws, and compares with as many
-LONG_TERM_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
-# A training that fails: the discriminator's loss so close to the least possible, or so little of the diversity
-# of real faces, in as many samples and steps one after another.
-LOSS_MARGIN = 0.01
-LEAST_DIVERSITY = 0.1
-FAILING_SAMPLES, FAILING_STEPS = 3, 1000
 
 
 class Graph(NamedTuple):
@@ -167,56 +155,6 @@ def meet(session, built: Graph, members: Cluster) -> int:
     return int(session.run(built.step))
 
 
-def save_checkpoint(session, built: Graph, run_dir: Path, kind, step):
-    """Save all variables as checkpoints/KIND-STEP. Raises UserError where it cannot be written."""
-    from runtime import tf
-
-    path = run_dir / 'checkpoints' / kind
-    try:
-        built.saver.save(session, str(path), step, write_meta_graph=False, write_state=False)
-    except tf.errors.OpError:  # its first line says nothing
-        rundir.remove_leftovers(run_dir)
-        raise cli.UserError(
-            f'no checkpoint of step {step}: {path.parent} cannot be written, a full disk perhaps; '
-            'those from before are whole'
-        ) from None
-
-
-def show_generator_output(session, built: Graph, latents, path: Path):
-    """Draw faces into a grid, a PNG file. Returns them, uint8 (N, H, W, 3), and the grid."""
-    faces = helper.to_uint8(session.run(built.samples, {built.input_z: latents}), (-1, 1))
-    grid = helper.images_square_grid(faces)
-    with helper.replacing(path) as temporary:
-        grid.save(temporary)
-    return faces, grid
-
-
-def evaluate(session, built: Graph, latents, real) -> dict[int, float]:
-    """The distances of faces drawn from `latents` (N, latent_size) to `real` ones: see `metrics.swd`."""
-    chunks = np.array_split(latents, math.ceil(len(latents) / STATISTICS_BATCH))
-    drawn = np.concatenate([session.run(built.samples, {built.input_z: chunk}) for chunk in chunks])
-    return metrics.swd(helper.to_uint8(drawn, (-1, 1)), real)
-
-
-def diversity(faces) -> float:
-    """How much faces, uint8 (N, H, W, 3), differ from one another: the mean of each value's standard deviation."""
-    return float(np.std(faces, axis=0).mean())
-
-
-def sign_of_failure(system: System, d_loss, drawn, real) -> str | None:
-    """What shows that the training fails, None if nothing does.
-
-    d_loss: the discriminator's mean loss; drawn, real: the diversity of faces.
-    """
-    labels = [label + (1 - 2 * label) * system.label_noise / 2 for label in (system.real_label, system.fake_label)]
-    floor = sum(p * math.log(1 / p) for label in labels for p in (label, 1 - label) if p)  # of the loss: their entropy
-    if d_loss < floor + LOSS_MARGIN:
-        return f'the discriminator tells all faces apart (its loss is {d_loss:.4f}, at least {floor:.4f} in any case)'
-    if drawn < real * LEAST_DIVERSITY:
-        return f'the faces are nearly all the same (diversity {drawn:.2f}, of real ones {real:.2f})'
-    return None
-
-
 def make_step(session, built: Graph, system: System, batch, stop, members: Cluster):
     """Make one training step with a batch, images and latents: this worker's part of it.
 
@@ -232,155 +170,44 @@ def make_step(session, built: Graph, system: System, batch, stop, members: Clust
     return *outcome, (stops > 0 if members.several else stop.is_set())
 
 
-def assist(settings, faces, members: Cluster, replicas):
-    """What a worker does that is not the chief: take part in every step of `train`, and write nothing."""
-    system = chosen_system(settings)
-    _, last_step = length(settings, faces)
-    stop = cli.stop_on_signals()
-    built = build_graph(system, settings['seed'], settings['xla'], replicas)
-    with cluster.open_session(members, built.graph) as session:
-        start_session(session, built, None)
-        step = meet(session, built, members)
-        ready = batches(system, faces, settings['seed'], step, members.part(system.batch_size))
-        with contextlib.closing(prefetch(ready)) as ready:
-            for batch in itertools.islice(ready, last_step - step):
-                if make_step(session, built, system, batch, stop, members)[-1]:
-                    break
-        cluster.farewell(members, session, built.farewell)
-
-
 def train(
-    settings, faces, run_dir: Path, checkpoint: Path | None = None, preview=False, members=cluster.ALONE, replicas=None
+    settings, faces, run_dir=None, checkpoint: Path | None = None, preview=False, members=cluster.ALONE, replicas=None
 ):
     """Train until the epochs or steps of `settings` are over, or a signal asks to stop.
 
     settings: see `choose_settings`. faces: uint8 (N, H, W, 3). checkpoint: go on from there. preview: show the
-    faces on the terminal, too. members, replicas: the workers that train together, of which this one is the chief.
-    Raises UserError when a loss or a weight is not finite; such weights are never saved.
+    faces on the terminal, too. members, replicas: the workers that train together. Those that are not the chief take
+    part in every step, and write nothing. Raises UserError when a loss or a weight is not finite.
     """
-    from runtime import tf
-
-    system = chosen_system(settings)
-    batch_size, seed = system.batch_size, settings['seed']
+    system, seed = chosen_system(settings), settings['seed']
     epoch_steps, last_step = length(settings, faces)
-    last_epoch = math.ceil(last_step / epoch_steps)
-    sample_every = settings['sample_every'] or settings['sample_epochs'] * epoch_steps
-    keep_every = settings['keep_every'] or math.ceil(last_epoch / LONG_TERM_CHECKPOINTS)
-    # The grids show the first faces that `generate.py --seed SEED` draws.
-    sample_z = generate.draw_latents(system, np.random.default_rng(seed), system.samples)
-    statistics_z = generate.draw_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)
-    training, held_out = helper.split(len(faces))
-    real = next(helper.get_batches(faces, min(system.samples, len(training)), seed, 0))
-    evaluate_every, unseen = settings['evaluate_every'], faces[held_out[:MOST_EVALUATED]]
-    unseen_z = generate.draw_latents(system, np.random.default_rng((3, seed)), len(unseen))
-    log = run_dir / 'log.csv'
     stop = cli.stop_on_signals()
     built = build_graph(system, seed, settings['xla'], replicas)
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(cluster.open_session(members, built.graph))
         step = start_session(session, built, checkpoint)
-        rundir.open_run(run_dir, settings, faces)
-        rundir.go_back(run_dir, step)
-        least = rundir.least_distance(run_dir)
-        file = stack.enter_context(open(log, 'a', newline=''))
-        rows = csv.writer(file, lineterminator='\n')
-        events = run_dir / f'events.out.tfevents.{time.time():.0f}.from-step-{step}'
-        events = stack.enter_context(tf.io.TFRecordWriter(str(events)))
-        show.add_event(events, file_version='brain.Event:2')
-        # Hides what came after `step` in the files of earlier processes.
-        show.add_event(events, step=step + 1, session_log=tf.SessionLog(status=tf.SessionLog.START))
-        bar = stack.enter_context(helper.progress(total=last_step, initial=step, unit=' steps'))
-        if step == 0:
-            show.add_event(events, graph_def=built.graph.as_graph_def().SerializeToString())
-            session.run(built.refresh_statistics, {built.input_z: statistics_z})
-            _, grid = show_generator_output(session, built, sample_z, run_dir / 'samples' / 'step-00000000.png')
-            real_grid = helper.images_square_grid(real)
-            with helper.replacing(run_dir / 'samples' / 'start.png') as temporary:
-                show.side_by_side(grid, real_grid).save(temporary)
-            show.add_event(events, step=0, summary=show.summary(images={'faces': grid, 'real faces': real_grid}))
-            if preview:
-                bar.write(f'Real faces:\n{show.preview(real)}')
-        recent, scores = [], []
-        healthy, failing, warned = step, 0, False
+        record = None
+        if members.chief:
+            record = Record(stack, session, built, settings, faces, run_dir, step, (epoch_steps, last_step), preview)
         step = meet(session, built, members)
-        began = time.perf_counter()
-        ready = prefetch(batches(system, faces, seed, step, members.part(batch_size)))
+        ready = prefetch(batches(system, faces, seed, step, members.part(system.batch_size)))
         ready = stack.enter_context(contextlib.closing(ready))
-        for batch in itertools.islice(ready, last_step - step):
-            *scalars, d_real, d_fake, stopped = make_step(session, built, system, batch, stop, members)
-            scalars += [d_real.mean(), d_fake.mean()]
-            scores.append((d_real, d_fake))
-            step += 1
-            epoch = math.ceil(step / epoch_steps)
-            recent.append((*scalars, batch_size / (time.perf_counter() - began)))
-            last = step == last_step or stopped
-            sample = last or step % sample_every == 0
-            save = last or step % settings['checkpoint_every'] == 0
-            keep = step % (keep_every * epoch_steps) == 0
-            compare = evaluate_every and (last or step % evaluate_every == 0)
-            pause = sample or save or keep or compare
-            if not np.isfinite(scalars).all() or (pause and not session.run(built.weights_finite)):
-                raise cli.UserError(
-                    f'the training diverged: not finite at step {step}. The checkpoints in {run_dir} are '
-                    'from before: go on from one with --resume, or start again with a lower --learning-rate'
-                )
-            if pause:
-                session.run(built.refresh_statistics, {built.input_z: statistics_z})
-            row = [step, epoch, *(f'{value:.6g}' for value in recent[-1]), '']
-            if compare:
-                distances = evaluate(session, built, unseen_z, unseen)
-                distance = np.mean(list(distances.values()))
-                row[-1] = f'{distance:.6g}'
-                levels = {f'SWD x1000, {side}x{side}': value for side, value in distances.items()}
-                show.add_event(events, step=step, summary=show.summary(levels))
-                bar.write(f'Step {step}: distance to held-out faces {distance:.2f}, the least before {least:.2f}')
-            rows.writerow(row)
-            if pause:
-                file.flush()
-            if compare and distance < least:
-                least = distance
-                save_checkpoint(session, built, run_dir, 'best', step)
-                rundir.delete_old(run_dir, healthy)
-            if save:
-                save_checkpoint(session, built, run_dir, 'step', step)
-                rundir.delete_old(run_dir, healthy)
-            if keep:
-                save_checkpoint(session, built, run_dir, 'keep', step)
-            if sample:
-                path = run_dir / 'samples' / f'step-{step:08}.png'
-                drawn, grid = show_generator_output(session, built, sample_z, path)
-                show.plot_losses(log, run_dir / 'losses.png')
-                means = dict(zip(LOG_COLUMNS[2:-1], np.mean(recent, axis=0), strict=True))
-                means['images_per_second'] = statistics.harmonic_mean(row[-1] for row in recent)
-                histograms = dict(zip(('D(x)', 'D(G(z))'), np.swapaxes(scores, 0, 1), strict=True))
-                show.add_event(events, step=step, summary=show.summary(means, {'faces': grid}, histograms))
-                recent.clear()
-                scores.clear()
-                bar.write(
-                    f'Epoch {epoch}/{last_epoch}, step {step}: '
-                    'discriminator loss {d_loss:.4f}, generator loss {g_loss:.4f}, D(x) {d_real:.3f}, '
-                    'D(G(z)) {d_fake:.3f}, {images_per_second:.1f} images/s, '.format(**means)
-                    + f'samples {path}'
-                )
-                if preview:
-                    bar.write(show.preview(drawn))
-                sign = sign_of_failure(system, means['d_loss'], diversity(drawn), diversity(real))
-                healthy, failing = (healthy, failing + 1) if sign else (step, 0)
-                if failing >= FAILING_SAMPLES and step - healthy >= FAILING_STEPS and not warned:
-                    warned = f'Warning: since step {healthy} {sign}; {rundir.way_back(run_dir, healthy)}'
-                    bar.write(warned)
-                    with open(run_dir / 'warnings.log', 'a') as warnings:
-                        warnings.write(f'Step {step}. {warned}\n')
-            bar.update()
-            if last:
-                break
+        stopped = False
+        while step < last_step and not stopped:
             began = time.perf_counter()
+            *losses, d_real, d_fake, stopped = make_step(session, built, system, next(ready), stop, members)
+            step += 1
+            if record:
+                speed = system.batch_size / (time.perf_counter() - began)
+                record.add(step, losses, d_real, d_fake, speed, stopped or step == last_step)
         cluster.farewell(members, session, built.farewell)
+    if not record:
+        return
     if step < last_step:
         print(f'Stopped and saved at step {step}. To go on: python train.py --resume --run-dir {run_dir}')
     else:
         print(f'Done: {step} steps. To draw faces: python generate.py --checkpoint {run_dir}')
-    print(f'Faces: {path}\nHow they came to be: {show.training_gif(run_dir)}')
+    print(f'Faces: {record.grid(step)}\nHow they came to be: {show.training_gif(run_dir)}')
 
 
 def main():
@@ -452,7 +279,7 @@ def work(args, members: Cluster):
             members.size, members.rank, members.timeout, not args.local_batch_norm, args.reduce_precision
         )
     if not members.chief:
-        assist(settings, faces, members, replicas)
+        train(settings, faces, members=members, replicas=replicas)
         return
     if not run:
         name = f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}'

@@ -13,7 +13,6 @@ import contextlib
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -56,29 +55,37 @@ def processor_seconds(process) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
-def run_dir(folder: Path, variant, seed) -> Path:
-    return folder / f'{variant.replace("--", "").replace(" ", "-") or "base"}-seed-{seed}'
+def run_dir(args, folder: Path, variant, seed) -> Path:
+    """Where a training is kept, by all that it depends on but the data."""
+    flags = [*shlex.split(args.base), *shlex.split(variant), 'seed', f'{seed}', 'minutes', f'{args.minutes:g}']
+    return folder / '-'.join(flag.removeprefix('--') for flag in flags)
 
 
 def train(args, folder: Path):
-    """Make all trainings that are not there yet, one on each core at a time, the first seed of all variants first."""
+    """Make all trainings that are not there yet, one on each core at a time, the first seed of all variants first.
+
+    Raises SystemExit where one fails.
+    """
     waiting = [(variant, seed) for seed in args.seeds for variant in ['', *args.variants]]
-    waiting = [item for item in waiting if not (run_dir(folder, *item) / 'done').exists()]
+    waiting = [item for item in waiting if not (run_dir(args, folder, *item) / 'done').exists()]
     cores = {core: None for core in args.cores}
     while waiting or any(cores.values()):
         for core, running in cores.items():
             if running:
                 process, where = running
-                if process.poll() is None and processor_seconds(process) > 60 * args.minutes:
-                    process.send_signal(signal.SIGTERM)
-                    if process.wait() == 0:
-                        (where / 'done').touch()
-                if process.poll() is None:
+                early = process.poll() is not None
+                if not early and processor_seconds(process) < 60 * args.minutes:
                     continue
+                process.terminate()
+                if early or process.wait():
+                    for other, _ in filter(None, cores.values()):
+                        other.terminate()
+                    sys.exit(f'{where.name}: the training failed')
+                (where / 'done').touch()
                 cores[core] = None
             if waiting:
                 variant, seed = waiting.pop(0)
-                where = run_dir(folder, variant, seed)
+                where = run_dir(args, folder, variant, seed)
                 command = [sys.executable, ROOT / 'train.py', '--data', args.data, '--data-dir', folder / 'data']
                 command += [*shlex.split(args.base), *shlex.split(variant), '--seed', str(seed), '--epochs', '1000000']
                 command += ['--run-dir', where]
@@ -94,17 +101,17 @@ def report(args, folder: Path):
     """Print a table: of each variant the distances of the faces that it draws, seed by seed."""
     faces = helper.load_faces(args.data, 28, folder / 'data' / 'prepared')
     trained, held_out = helper.split(len(faces))
-    unseen = faces[evaluate.sample(held_out, evaluate.MOST_FACES)]
+    unseen = faces[helper.sample(held_out, evaluate.MOST_FACES)]
 
     def cells(images):
         return [*metrics.swd(images, unseen).values(), metrics.mean_ms_ssim(images)]
 
     print('| | steps | SWD x1000, 28x28 | SWD x1000, 14x14 | their mean | MS-SSIM |\n|' + ' --- |' * 6)
-    rows = [('real faces', [(0, *cells(faces[evaluate.sample(trained, len(unseen))]))])]
+    rows = [('real faces', [(0, *cells(faces[helper.sample(trained, len(unseen))]))])]
     for variant in ['', *args.variants]:
         seeds = []
         for seed in args.seeds:
-            where = run_dir(folder, variant, seed)
+            where = run_dir(args, folder, variant, seed)
             steps = (where / 'log.csv').read_text().count('\n') - 1
             seeds.append((steps, *cells(np.concatenate(list(generate.draw_faces(where, len(unseen), seed=0))))))
         rows.append((f'`{variant}`' if variant else f'base, `{args.base}`', seeds))

@@ -18,6 +18,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import record  # noqa: E402
 import train  # noqa: E402
 from settings import choose_settings, parse_arguments  # noqa: E402
 
@@ -38,7 +39,7 @@ def main():
     args = parser.parse_args()
     faces = np.random.default_rng(0).integers(0, 256, (400, 28, 28, 3), dtype=np.uint8)
     figures = {}
-    show = train.show_generator_output
+    show = record.show_generator_output
 
     def show_and_measure(session, built, latents, path):
         step = int(path.stem.removeprefix('step-'))
@@ -47,7 +48,7 @@ def main():
         print('{:8}{:12.1f}{:12}{:8}'.format(step, *figures[step]), file=sys.stderr)
         return show(session, built, latents, path)
 
-    train.show_generator_output = show_and_measure
+    record.show_generator_output = show_and_measure
     print(f'{"step":>8}{"memory, MB":>12}{"operations":>12}{"files":>8}', file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
         flags = f'--width {WIDTH} --batch-size 4 --steps {args.steps}'

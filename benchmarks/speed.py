@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 import generate  # noqa: E402
 import helper  # noqa: E402
+import record  # noqa: E402
 import runtime  # noqa: E402
 import train  # noqa: E402
 from settings import choose_settings  # noqa: E402
@@ -210,7 +211,7 @@ def waiting(batch, precision):
         real, same = (statistics.median(times[kind][WARM_UP:]) for kind in (True, False))
         counts = []
         for _ in range(10):
-            train.show_generator_output(session, built, constant[1][:16], Path(folder) / 'grid.png')
+            record.show_generator_output(session, built, constant[1][:16], Path(folder) / 'grid.png')
             counts.append(len(built.graph.get_operations()))
     return {'ratio': real / same, 'operations': [counts[0], counts[-1]]}
 

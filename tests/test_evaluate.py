@@ -54,10 +54,10 @@ def test_noise_and_sameness_are_told_from_faces():
 
 def test_a_sample_is_always_the_same_and_whole_where_it_can_be():
     numbers = np.arange(5, 100)
-    some = evaluate.sample(numbers, 20)
+    some = helper.sample(numbers, 20)
     assert len(set(some)) == 20 and set(some) <= set(numbers) and (np.diff(some) > 0).all()
-    np.testing.assert_array_equal(some, evaluate.sample(numbers, 20))
-    np.testing.assert_array_equal(evaluate.sample(numbers, 1000), numbers)
+    np.testing.assert_array_equal(some, helper.sample(numbers, 20))
+    np.testing.assert_array_equal(helper.sample(numbers, 1000), numbers)
 
 
 def test_the_table_has_the_numbers_of_the_file(evaluated):

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import cli
 import evaluate
 import generate
+import record
 import rundir
 import train
 from settings import NEWEST, OVERRIDES, check_settings, flag
@@ -261,7 +262,7 @@ def test_a_run_json_of_anything_else_is_an_error(tmp_path, text):
     ],
 )
 def test_signs_of_failure(flags, d_loss, drawn, sign):
-    found = train.sign_of_failure(chosen(flags)[1], d_loss, drawn, real=50)
+    found = record.sign_of_failure(chosen(flags)[1], d_loss, drawn, real=50)
     assert found is None if sign is None else sign in found
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 import generate
 import helper
 import metrics
+import record
 import rundir
 import runtime
 import train
@@ -134,7 +135,7 @@ def test_the_graph_does_not_grow_with_the_samples(tmp_path):
     with runtime.open_session(built.graph) as session:
         session.run(built.initializer)
         for number in range(10):
-            train.show_generator_output(session, built, latents, tmp_path / f'{number}.png')
+            record.show_generator_output(session, built, latents, tmp_path / f'{number}.png')
     assert len(built.graph.get_operations()) == operations
 
 
@@ -179,7 +180,7 @@ def test_the_checkpoint_with_the_least_distance_is_kept_and_drawn_from(tmp_path,
     _, held_out = helper.split(len(faces))
     latents = generate.draw_latents(chosen_system(settings), np.random.default_rng((3, 0)), len(held_out))
     with generate.restored_generator(run_dir) as (_, _, session, z, drawn):
-        drawn = np.concatenate(list(generate.draw(session, z, drawn, latents, len(latents))))
+        drawn = np.concatenate(list(generate.draw(session, z, drawn, latents)))
     assert np.mean(list(metrics.swd(drawn, faces[held_out]).values())) == pytest.approx(distances[best], rel=0.02)
     # Only a smaller distance takes its place, in a process that goes on, too; going back before it forgets it.
     forged = (run_dir / 'log.csv').read_text().replace(f'{distances[best]:.6g}\n', '0.001\n')
