@@ -268,7 +268,7 @@ def test_signs_of_failure(flags, d_loss, drawn, sign):
 
 def test_a_training_that_fails_is_reported_once_with_the_way_back(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, 'stop_on_signals', threading.Event)  # the signals of the tests stay as they are
-    monkeypatch.setattr(train, 'FAILING_STEPS', 300)
+    monkeypatch.setattr(record, 'FAILING_STEPS', 300)
     faces = np.random.default_rng(0).integers(96, 160, (64, 28, 28, 3), dtype=np.uint8)
     run_dir = tmp_path / 'my run'
     flags = '--width 0.05 --batch-size 4 --steps 500 --sample-every 100 --checkpoint-every 50 --ema 0'
