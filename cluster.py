@@ -273,15 +273,15 @@ def answers(address) -> bool:
 
 
 def find_gone(members: Cluster) -> list[str]:
-    """The workers that do not listen any more, none if all do for `GRACE` seconds.
+    """The other workers that do not listen any more, none if all do for `GRACE` seconds.
 
     One that ends breaks its connections a little before it stops listening.
     """
     end, gone = time.monotonic() + GRACE, []
     while not gone and time.monotonic() < end:
         time.sleep(RETRY)
-        addresses = enumerate(members.addresses)
-        gone = [f'worker {rank}, {address}' for rank, address in addresses if not answers(address)]
+        others = [item for item in enumerate(members.addresses) if item[0] != members.rank]
+        gone = [f'worker {rank}, {address}' for rank, address in others if not answers(address)]
     return gone
 
 
@@ -319,14 +319,16 @@ def listen_only_on(host, port):
 def lose(members: Cluster, what=None):
     """End this process because another worker does not take part any more: one line on stderr, exit status 2.
 
-    At once: sessions and servers wait for the calls of others, for ever if those hang. `what` happened is found
-    out where it is not known. Where `launch` started the workers it says what happened.
+    At once: sessions and servers wait for the calls of others, for ever if those hang, and TensorFlow's threads may
+    crash. `what` happened is found out where it is not known, by another program in this process. Where `launch`
+    started the workers it says what happened.
     """
-    if not members.local:
-        gone = '' if what else ' and '.join(find_gone(members))
-        what = what or (f'{gone} has ended' if gone else 'another worker hangs, or cannot be reached')
-        cli.report(f'worker {members.rank}: {what}{ADVICE}')
-    os._exit(LOST if members.local else 2)
+    if members.local:
+        os._exit(LOST)
+    if not what:
+        os.execv(sys.executable, [sys.executable, __file__, sys.argv[0], str(members.rank), *members.addresses])
+    cli.report(f'worker {members.rank}: {what}{ADVICE}')
+    os._exit(2)
 
 
 def run(main):
@@ -389,3 +391,11 @@ def farewell(members: Cluster, session, last):
     if members.several:
         with contextlib.suppress(tf.errors.OpError):  # there is nothing left to lose
             session.run(last)
+
+
+if __name__ == '__main__':  # see `lose`
+    command, rank, *addresses = sys.argv[1:]
+    sys.argv = [command]  # whose error it is
+    lost = Cluster(int(rank), tuple(addresses))
+    gone = ' and '.join(find_gone(lost))
+    lose(lost, f'{gone} has ended' if gone else 'another worker hangs, or cannot be reached')
