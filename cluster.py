@@ -277,10 +277,10 @@ def find_gone(members: Cluster) -> list[str]:
 
     One that ends breaks its connections a little before it stops listening.
     """
+    others = [item for item in enumerate(members.addresses) if item[0] != members.rank]
     end, gone = time.monotonic() + GRACE, []
     while not gone and time.monotonic() < end:
         time.sleep(RETRY)
-        others = [item for item in enumerate(members.addresses) if item[0] != members.rank]
         gone = [f'worker {rank}, {address}' for rank, address in others if not answers(address)]
     return gone
 
