@@ -1,11 +1,13 @@
-# Build:  docker build -t faces .                           for the CPU
-#         docker build -t faces --build-arg DEVICE=gpu .    for NVIDIA GPUs: then run with --gpus all
-# Train:  docker run -v faces-data:/app/data -v faces-runs:/app/runs faces train --data demo
-# Draw:   mkdir -p faces
-#         docker run -v faces-runs:/app/runs -v "$PWD/faces:/app/faces" --user "$(id -u):$(id -g)" \
-#           faces generate --out faces/first
-# After the image's name come the command, train, generate or evaluate, and its arguments. Folders of your own
-# in place of the named volumes: make them first, and give --user as above.
+# Build:     docker build -t faces .                             for the CPU
+#            docker build -t faces-gpu --build-arg DEVICE=gpu .  for NVIDIA GPUs: run with --gpus all
+# Train:     docker run -v faces-data:/app/data -v faces-runs:/app/runs faces train --data demo
+# Draw:      mkdir -p faces
+#            docker run -v "$PWD/faces:/app/faces" --user "$(id -u):$(id -g)" faces generate --out faces/first
+# Evaluate:  mkdir -p evaluation
+#            docker run -v faces-data:/app/data -v "$PWD/evaluation:/app/evaluation" --user "$(id -u):$(id -g)" \
+#              faces evaluate --data demo --out evaluation/first
+# The image's name is followed by a command (train, generate or evaluate) and its arguments. To mount a folder of
+# your own, create it first and pass --user, as above.
 
 ARG BASE=python:3.11-slim
 FROM ${BASE}
@@ -17,15 +19,15 @@ WORKDIR /app
 COPY locks/${DEVICE}.txt locks/
 RUN pip install --no-cache-dir --require-hashes -r locks/${DEVICE}.txt
 
-# Any user may run it (--user), so everyone may read the code and write to the three folders.
+# Any user (--user) can read the code and create files and folders beside it, such as faces-2, but not change it.
 COPY . .
 RUN useradd --no-create-home app \
- && mkdir -p data runs faces \
+ && mkdir -p data runs faces evaluation \
  && chmod -R a+rX . \
- && chmod 1777 data runs faces
+ && chmod 1777 . data runs faces evaluation
 USER app
 VOLUME ["/app/data", "/app/runs"]
 
-# exec: python gets Docker's signals itself, so `docker stop` reaches train.py.
+# exec makes Python process 1, so that it receives the SIGTERM of `docker stop`.
 ENTRYPOINT ["sh", "-c", "exec python \"$0.py\" \"$@\""]
 CMD ["train"]

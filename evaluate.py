@@ -1,64 +1,79 @@
-"""How good are the faces, how varied, and are they copies?
+"""Measure how good and how varied generated faces are, and whether they are copies.
 
 python evaluate.py --data PATH             the generator that comes with the project
-python evaluate.py runs/NAME --data PATH   a training run of your own, with the data that it trained on
+python evaluate.py runs/NAME --data PATH   a training run of your own, with the data that it was trained on
 """
 
 import json
 import sys
+import tempfile
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-import cli
-import generate
 import helper
-import metrics
-import rundir
+from common import cli
+from common.files import has_files, naming, replacing, unused
+from common.lazy import LazyModule
+from rundir import checkpoints
+from rundir.directory import read_run
+from sampling import metrics
+from sampling.generator import PRETRAINED, draw_faces
+from sampling.pictures import LABEL_HEIGHT, label
+from training.run import load_faces
 
-MOST_FACES = 4096  # that are drawn, and of those held out that are compared: it takes time and memory
-LEAST_HELD_OUT = 2  # one is no pair
+figure = LazyModule('matplotlib.figure')
+
+MAX_FACES = 4096  # generated, and held out: more would take too much time and memory
+MIN_HELD_OUT = 2  # for the MS-SSIM of pairs
 COLUMNS = ('drawn', 'real', 'noise')
-QUANTILES = {'5 %': 0.05, 'median': 0.5}  # of distances
-RARE = 0.01  # so few of the faces held out are nearer to one trained on than what is called near
+QUANTILES = {'5 %': 0.05, 'median': 0.5}  # of the distances to training faces
+NEAR = 0.01  # a face is near a training face if only this fraction of held-out faces is nearer to one
 PAIRS = 16  # in each half of neighbours.png
-PAIRS_IN_A_ROW = 4
-PAIR_SIDE = 128  # pixels, that its faces are enlarged to at most
+PAIRS_PER_ROW = 4
+MAX_PAIR_SIDE = 128  # pixels of an enlarged face
+
+Measures = dict[str, dict[str, float]]
+Neighbours = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def measure(drawn, faces, trained, held_out):
-    """All measures of the faces `drawn`, uint8 (N, H, W, 3): those of COLUMNS by the measure's name.
+def measure(
+    generated: np.ndarray, faces: np.ndarray, training: np.ndarray, held_out: np.ndarray
+) -> tuple[Measures, Neighbours]:
+    """Measure `generated` faces, uint8 (N, H, W, 3).
 
-    faces: uint8 (M, H, W, 3). trained, held_out: numbers of faces, of those trained on, and of N that were not.
-    The column `real` is what real faces get: for the sliced Wasserstein distances to those held out, as many of those
-    trained on; for all other measures those held out. `noise` is what uniform noise gets.
-
-    Returns the measures, and by column what `metrics.nearest` gives.
+    faces: all faces of the data, uint8 (M, H, W, 3). training, held_out: indices of training faces, and of N held-out
+    faces.
+    Returns the measures by name and column, and the nearest training faces by column, as `metrics.nearest` has them.
+    The columns: `drawn`, the generated faces; `real`, held-out faces, or training faces where the measure compares
+    with held-out ones; `noise`, uniform noise.
     """
-    unseen = faces[held_out]
-    noise = np.random.default_rng(0).integers(0, 256, unseen.shape, np.uint8)
-    measures = {}
-    for column, images in zip(COLUMNS, (drawn, faces[helper.sample(trained, len(unseen))], noise), strict=True):
-        for side, distance in metrics.swd(images, unseen).items():
+    real = faces[held_out]
+    noise = np.random.default_rng(0).integers(0, 256, real.shape, np.uint8)
+    judged = {'drawn': generated, 'real': real, 'noise': noise}
+    compared = judged | {'real': faces[metrics.subset(training, len(real))]}
+    measures: Measures = {}
+    for column, images in compared.items():
+        for side, distance in metrics.swd(images, real).items():
             measures.setdefault(f'SWD x1000, {side}x{side}', {})[column] = distance
-    sets = dict(zip(COLUMNS, (drawn, unseen, noise), strict=True))
-    measures['MS-SSIM of pairs'] = {column: metrics.mean_ms_ssim(images) for column, images in sets.items()}
-    neighbours = {column: metrics.nearest(images, faces, trained) for column, images in sets.items()}
+    measures['MS-SSIM of pairs'] = {column: metrics.mean_ms_ssim(images) for column, images in judged.items()}
+    neighbours = {column: metrics.nearest(images, faces, training) for column, images in judged.items()}
     distances = {column: distance for column, (_, distance) in neighbours.items()}
     for name, quantile in QUANTILES.items():
         measures[f'distance to a training face, {name}'] = {
             column: float(np.quantile(distance, quantile)) for column, distance in distances.items()
         }
-    near = np.quantile(distances['real'], RARE)  # so of honest faces as few are below it
-    measures[f'nearer than {RARE:.0%} of real faces, %'] = {
+    near = np.quantile(distances['real'], NEAR)
+    measures[f'nearer than {NEAR:.0%} of real faces, %'] = {
         column: 100 * float(np.mean(distance < near)) for column, distance in distances.items()
     }
     return measures, neighbours
 
 
-def table(measures) -> str:
-    """The measures, a row each."""
+def table(measures: Measures) -> str:
+    """The measures as text, one row each."""
     width = max(map(len, measures))
     rows = [f'{"":{width}}' + ''.join(f'{column:>10}' for column in COLUMNS)]
     for name, values in measures.items():
@@ -66,114 +81,120 @@ def table(measures) -> str:
     return '\n'.join(rows)
 
 
-def show_neighbours(drawn, nearest, distances) -> Image.Image:
-    """Drawn faces, each with the training face nearest to it: the first ones, and those with the least distance.
+def show_neighbours(generated: np.ndarray, nearest: np.ndarray, distances: np.ndarray) -> Image.Image:
+    """Generated faces beside the nearest training faces: the first PAIRS, and the PAIRS with the smallest distances.
 
-    drawn, nearest: uint8 (N, H, W, 3), distances: (N,).
+    generated, nearest: uint8 (N, H, W, 3). distances: (N,).
     """
-    side = drawn.shape[1]
-    scale, gap = max(1, PAIR_SIDE // side), np.zeros((side, side // 14, 3), np.uint8)
+    side = generated.shape[1]
+    scale, gap = max(1, MAX_PAIR_SIDE // side), np.zeros((side, side // 14, 3), np.uint8)
     halves = {
-        'The first faces, each beside the face nearest to it of those trained on:': np.arange(len(drawn))[:PAIRS],
-        'The faces that are the nearest to one trained on:': np.argsort(distances)[:PAIRS],
+        'The first faces, each beside the nearest training face:': np.arange(len(generated))[:PAIRS],
+        'The faces that are nearest to a training face:': np.argsort(distances)[:PAIRS],
     }
     pictures = []
-    for title, numbers in halves.items():
+    for title, indices in halves.items():
         pairs = []
-        for number in numbers:
-            pair = np.concatenate([drawn[number], nearest[number], gap], axis=1)
-            pairs.append(generate.label(pair, f'{number}, distance {distances[number]:.1f}', scale))
-        grid = helper.images_square_grid(pairs, columns=PAIRS_IN_A_ROW)
-        picture = Image.new('RGB', (grid.width, grid.height + generate.LABEL_HEIGHT), 'white')
+        for index in indices:
+            pair = np.concatenate([generated[index], nearest[index], gap], axis=1)
+            pairs.append(label(pair, f'{index}, distance {distances[index]:.1f}', scale))
+        grid = helper.images_square_grid(np.array(pairs), columns=PAIRS_PER_ROW)
+        picture = Image.new('RGB', (grid.width, grid.height + LABEL_HEIGHT), 'white')
         ImageDraw.Draw(picture).text((2, 1), title, fill='black')
-        picture.paste(grid, (0, generate.LABEL_HEIGHT))
+        picture.paste(grid, (0, LABEL_HEIGHT))
         pictures.append(np.asarray(picture))
     return Image.fromarray(np.concatenate(pictures))
 
 
-def plot_distances(drawn, real, path: Path):
-    """Draw the distributions of two sets of distances, (N,) and (M,), into the PNG file `path`."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout='tight')
-    axes = figure.subplots()
-    bins = np.linspace(0, max(1, drawn.max(), real.max()), 61)
-    axes.hist(real, bins, density=True, alpha=0.6, label='real faces, held out')
-    axes.hist(drawn, bins, density=True, alpha=0.6, label='drawn faces')
-    axes.axvline(np.quantile(real, RARE), color='black', linestyle=':', label=f'{RARE:.0%} of real faces are nearer')
-    axes.set_xlabel('distance to the nearest face trained on')
+def plot_distances(generated: np.ndarray, real: np.ndarray, path: Path) -> None:
+    """Plot how the distances of generated faces, (N,), and of real ones, (M,), are distributed, as a PNG file."""
+    plot = figure.Figure(figsize=(7, 4), layout='tight')
+    axes = plot.subplots()
+    bins = np.linspace(0, max(1, generated.max(), real.max()), 61)
+    axes.hist(real, bins, density=True, alpha=0.6, label='held-out faces')
+    axes.hist(generated, bins, density=True, alpha=0.6, label='generated faces')
+    axes.axvline(
+        np.quantile(real, NEAR), color='black', linestyle=':', label=f'{NEAR:.0%} of held-out faces are nearer'
+    )
+    axes.set_xlabel('distance to the nearest training face')
     axes.set_yticks([])
     axes.legend()
-    with helper.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    with replacing(path) as temporary:
+        plot.savefig(temporary, dpi=120)
 
 
-def write(out: Path, results, drawn, faces, neighbours):
+def write(out: Path, results: dict, generated: np.ndarray, faces: np.ndarray, neighbours: Neighbours) -> None:
     """Write evaluation.json, neighbours.png and distances.png into the folder `out`. See `measure`."""
-    out.mkdir(parents=True, exist_ok=True)
-    with helper.replacing(out / 'evaluation.json') as temporary:
+    with replacing(out / 'evaluation.json') as temporary:
         temporary.write_text(json.dumps(results, indent=2) + '\n')
-    nearest, distances = neighbours['drawn']
-    with helper.replacing(out / 'neighbours.png') as temporary:
-        show_neighbours(drawn, faces[nearest], distances).save(temporary)
+    indices, distances = neighbours['drawn']
+    with replacing(out / 'neighbours.png') as temporary:
+        show_neighbours(generated, faces[indices], distances).save(temporary)
     plot_distances(distances, neighbours['real'][1], out / 'distances.png')
 
 
-def parse_arguments():
-    parser = cli.Parser('Measure how good and how varied drawn faces are, and whether they are copies.')
+def parse_arguments() -> Namespace:
+    parser = cli.Parser('Measure how good and how varied generated faces are, and whether they are copies.')
     add = parser.add_argument
-    add('checkpoint', nargs='?', type=cli.path, default=generate.PRETRAINED, metavar='RUN',
+    add('checkpoint', nargs='?', type=cli.path, default=PRETRAINED, metavar='RUN',
         help='a run directory or a checkpoint in it (pretrained)')  # fmt: skip
-    add('--data', required=True, help='what it trained on: celeba, demo, or a zip or folder of images')
+    add('--data', required=True, help='the data it was trained on: celeba, demo, or a zip or folder of images')
     add('--data-dir', type=cli.path, default=Path('data'), help='where downloads and prepared faces are kept (data)')
-    add('--seed', type=cli.number(int, 0, 2**63), default=0, help='another seed, other faces (0)')
-    add('--truncate', type=cli.number(float, 0, 1, above=True), default=1.0, help='below 1: more typical, less varied')
-    add('--out', type=cli.path, help='folder for the results (evaluation, or evaluation-2, ... if that is there)')
+    add('--seed', type=cli.number(int, 0, 2**63), default=0, help='another seed draws other faces (0)')
+    add('--truncate', type=cli.number(float, 0, 1, exclusive=True), default=1.0,
+        help='below 1: more typical, less varied')  # fmt: skip
+    add('--out', type=cli.path, help='folder for the results (evaluation, or evaluation-2, ... if that exists)')
     args = parser.parse_args()
     if args.data == '':
         parser.error('--data is empty')
     return args
 
 
-def main():
+def main() -> None:
     args = parse_arguments()
-    run_dir, checkpoint = rundir.find_checkpoint(args.checkpoint)
-    run = rundir.read_run(run_dir)
-    out = args.out or rundir.unused(Path('evaluation'))
-    if rundir.holds_something(out):
-        raise cli.UserError(f'{out} is not empty: name another folder with --out')
-    faces = generate.load_data(run['settings'] | {'data': args.data, 'data_dir': args.data_dir})
-    trained, held_out = helper.split(len(faces))
-    if len(held_out) < LEAST_HELD_OUT:
+    run_dir, checkpoint = checkpoints.find(args.checkpoint)
+    run = read_run(run_dir)
+    out = args.out or unused(Path('evaluation'))
+    if has_files(out):
+        raise cli.UserError(f'{out} is not empty: choose another folder with --out')
+    dataset = helper.Dataset(load_faces(run['settings'] | {'data': args.data, 'data_dir': args.data_dir}))
+    if len(dataset.held_out) < MIN_HELD_OUT:
         raise cli.UserError(
-            f'{args.data} holds {len(faces)} faces, of which every {helper.HOLD_OUT}th is held out: '
-            f'{LEAST_HELD_OUT * helper.HOLD_OUT} are needed'
+            f'{args.data} holds {len(dataset.faces)} faces, of which every {helper.HOLD_OUT}th is held out: '
+            f'at least {MIN_HELD_OUT * helper.HOLD_OUT} are needed'
         )
-    digest = helper.digest(faces)
-    if run['data_digest'] != digest:
+    trained_on_these = run['data_digest'] == dataset.digest
+    if not trained_on_these:
         print(
-            f'Warning: {args.data} does not hold the faces it was trained on; held-out is then not known to be unseen',
+            f'Warning: {args.data} does not hold the faces that this run was trained on: '
+            'held-out faces may have been used in training',
             file=sys.stderr,
         )
-    compared = helper.sample(held_out, MOST_FACES)
-    drawn = np.concatenate(list(generate.draw_faces(checkpoint, len(compared), args.seed, args.truncate)))
-    print(f'{checkpoint}')
-    print(f'Faces: {len(drawn)} drawn, {len(trained)} trained on, {len(compared)} of {len(held_out)} held out')
-    measures, neighbours = measure(drawn, faces, trained, compared)
+    held_out = metrics.subset(dataset.held_out, MAX_FACES)
+    with naming(out):
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()  # fails now, before the work, if the folder is not writable
+    generated = np.concatenate(list(draw_faces(checkpoint.prefix, len(held_out), args.seed, args.truncate)))
+    print(checkpoint.prefix)
+    print(
+        f'Faces: {len(generated)} drawn, {len(dataset.training)} trained on, '
+        f'{len(held_out)} of {len(dataset.held_out)} held out'
+    )
+    measures, neighbours = measure(generated, dataset.faces, dataset.training, held_out)
     results = {
         'run': run_dir.name,
-        'checkpoint': checkpoint.name,
-        'step': {path: step for step, path in rundir.find_checkpoints(run_dir)}.get(checkpoint),
+        'checkpoint': checkpoint.prefix.name,
+        'step': checkpoint.step,
         'seed': args.seed,
         'truncate': args.truncate,
-        'data_digest': digest,
-        'trained_on_these': run['data_digest'] == digest,
-        'faces': {'drawn': len(drawn), 'trained on': len(trained), 'held out': len(held_out)},
+        'data_digest': dataset.digest,
+        'trained_on_these': trained_on_these,
+        'faces': {'drawn': len(generated), 'trained on': len(dataset.training), 'held out': len(dataset.held_out)},
         'measures': measures,
     }
-    with helper.naming(out):
-        write(out, results, drawn, faces, neighbours)
-    print(f'\n{table(measures)}\n\nGood faces have the numbers of real ones. All results: {out}')
+    with naming(out):
+        write(out, results, generated, dataset.faces, neighbours)
+    print(f'\n{table(measures)}\n\nGood faces have values like those of real ones. All results: {out}')
 
 
 if __name__ == '__main__':

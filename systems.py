@@ -1,8 +1,8 @@
-"""What exactly did each article publish? One entry a system, pure data; and one of our own, `recommended`.
+"""What each article published, as data: one entry per system, and `recommended`, which is ours.
 
-What an entry names is its article's, unless it is marked `ours`. Where an article is silent the defaults of
-`System` hold: `ours` as well, and the DCGAN paper's values (Radford, Metz and Chintala, 2015, arXiv:1511.06434)
-unless another reason is given.
+The values in an entry are the article's unless marked `ours`. Where an article is silent, the defaults of `System`
+hold: ours as well, taken from the DCGAN paper (Radford, Metz and Chintala, 2015, arXiv:1511.06434) unless another
+reason is given. The comment beside a layer is the shape of its output, (height, width, channels).
 """
 
 from typing import NamedTuple
@@ -12,15 +12,15 @@ UPDATE_ORDERS = ('alternating', 'simultaneous')
 OPTIMIZERS = ('adam', 'rmsprop')
 AUGMENTS = ('none', 'translation', 'color-translation', 'color-translation-cutout')
 LATENTS = ('uniform', 'normal')  # U(-1, 1), N(0, 1)
-# What layers compute in. Weights, losses, batch norm statistics and optimisers are float32 in both.
+# What layers compute in. Weights, losses, batch norm statistics and optimisers are float32 in either case.
 PRECISIONS = {'fp32': 'float32', 'bf16': 'bfloat16'}
 
 
 class Layer(NamedTuple):
-    """One layer: what it computes, then batch normalisation if any, then its activation, then dropout if any."""
+    """One layer: its kind, then batch normalisation if any, its activation, and dropout if any."""
 
     kind: str  # 'dense', 'conv2d' or 'conv2d_transpose'
-    output: int | tuple[int, ...]  # channels; of a dense layer the whole shape, (H, W, channels) or (units,)
+    output: int | tuple[int, ...]  # channels; of a dense layer the whole shape, (height, width, channels) or (units,)
     kernel: int = 5  # side of the square kernel, pixels
     stride: int = 1
     padding: str = 'SAME'
@@ -30,58 +30,58 @@ class Layer(NamedTuple):
 
 
 class System(NamedTuple):
-    """Everything that makes one published system."""
+    """Everything that makes up one published system."""
 
     article: str
-    image_size: int  # side of the square RGB image, pixels
+    image_size: int  # side of the square RGB images, pixels
     generator: tuple[Layer, ...]
     discriminator: tuple[Layer, ...]
-    crop: int = 108  # side of the central square kept of an aligned image, 178x218; ours: that of `oreilly`
+    crop: int = 108  # side of the central square kept of an aligned image of 178x218; ours: as in `oreilly`
     latent_size: int = 100
     latent: str = 'uniform'  # one of LATENTS
     leaky_slope: float = 0.2
-    dropout: float = 0.0  # the share of values that is 0 in training, in the layers with dropout
-    weight_stddev: float = 0.02  # initial weights are N(0, weight_stddev); 0: Glorot's uniform ones
-    real_label: float = 1.0  # what the discriminator should say of a real image,
-    fake_label: float = 0.0  # and of a generated one,
-    wanted_label: float = 1.0  # and what the generator wants it to say
-    label_noise: float = 0.0  # the discriminator's labels move towards each other by up to so much, at random
-    flip: float = 0.0  # the share of real images that are mirrored, at random
-    augment: str = 'none'  # of the images that the discriminator sees, one of AUGMENTS
-    instance_noise: float = 0.0  # standard deviation of noise on the images that the discriminator sees, -1..1
-    update_order: str = 'alternating'  # one of UPDATE_ORDERS; ours: as Goodfellow et al. (2014) have it
+    dropout: float = 0.0  # rate, in the layers with dropout
+    weight_stddev: float = 0.02  # initial weights are N(0, weight_stddev); 0: Glorot uniform
+    real_label: float = 1.0  # the discriminator's label for real images,
+    fake_label: float = 0.0  # and for generated ones;
+    wanted_label: float = 1.0  # the generator's label for its images
+    label_noise: float = 0.0  # the discriminator's labels move towards each other by a random amount up to this
+    flip: float = 0.0  # probability of mirroring a real image
+    augment: str = 'none'  # differentiable augmentation of what the discriminator sees, one of AUGMENTS
+    instance_noise: float = 0.0  # standard deviation of noise on what the discriminator sees, -1..1
+    update_order: str = 'alternating'  # one of UPDATE_ORDERS; ours: that of Goodfellow et al. (2014)
     optimizer: str = 'adam'  # one of OPTIMIZERS
     learning_rate: float = 2e-4
-    learning_rate_ratio: float = 1.0  # the discriminator's learning rate, divided by the generator's
+    learning_rate_ratio: float = 1.0  # the discriminator's learning rate divided by the generator's
     learning_rate_decay: float = 0.0  # at step n the rate is learning_rate / (1 + n * learning_rate_decay)
     beta1: float = 0.5  # Adam's decay of the mean gradient
-    clip_value: float = 0.0  # gradients are cut to -clip_value..clip_value; 0: not
+    clip_value: float = 0.0  # gradients are clipped to -clip_value..clip_value; 0: no clipping
     precision: str = 'fp32'  # one of PRECISIONS
-    # Decay of the averaged generator that samples are drawn from, 0: none. Ours (Yaz et al., 2019,
-    # arXiv:1806.04498): steadier, sharper samples for nothing.
+    # Decay of the moving average of the generator's weights that samples are drawn with; 0: no average. Ours (Yaz et
+    # al., 2019, arXiv:1806.04498): steadier, sharper samples at no cost.
     ema: float = 0.999
     batch_size: int = 128
-    epochs: int | None = None  # passes over the data,
+    epochs: int | None = None  # how long to train: epochs,
     steps: int | None = None  # or steps
-    sample_every: int | None = None  # steps between grids,
+    sample_every: int | None = None  # when to draw a grid of samples: steps,
     sample_epochs: int | None = None  # or epochs
     samples: int = 64  # faces in a grid
 
 
 # The DCGAN paper's networks for 64x64.
 PAPER_GENERATOR = (
-    Layer('dense', (4, 4, 1024), batch_norm=True, activation='relu'),
-    Layer('conv2d_transpose', 512, stride=2, batch_norm=True, activation='relu'),
-    Layer('conv2d_transpose', 256, stride=2, batch_norm=True, activation='relu'),
-    Layer('conv2d_transpose', 128, stride=2, batch_norm=True, activation='relu'),
-    Layer('conv2d_transpose', 3, stride=2, activation='tanh'),
+    Layer('dense', (4, 4, 1024), batch_norm=True, activation='relu'),  # (4, 4, 1024)
+    Layer('conv2d_transpose', 512, stride=2, batch_norm=True, activation='relu'),  # (8, 8, 512)
+    Layer('conv2d_transpose', 256, stride=2, batch_norm=True, activation='relu'),  # (16, 16, 256)
+    Layer('conv2d_transpose', 128, stride=2, batch_norm=True, activation='relu'),  # (32, 32, 128)
+    Layer('conv2d_transpose', 3, stride=2, activation='tanh'),  # (64, 64, 3)
 )
-PAPER_DISCRIMINATOR = (  # the paper draws the generator only; ours: its mirror image
-    Layer('conv2d', 128, stride=2),
-    Layer('conv2d', 256, stride=2, batch_norm=True),
-    Layer('conv2d', 512, stride=2, batch_norm=True),
-    Layer('conv2d', 1024, stride=2, batch_norm=True),
-    Layer('dense', (1,), activation=None),
+PAPER_DISCRIMINATOR = (  # ours: the mirror image; the paper shows the generator only
+    Layer('conv2d', 128, stride=2),  # (32, 32, 128)
+    Layer('conv2d', 256, stride=2, batch_norm=True),  # (16, 16, 256)
+    Layer('conv2d', 512, stride=2, batch_norm=True),  # (8, 8, 512)
+    Layer('conv2d', 1024, stride=2, batch_norm=True),  # (4, 4, 1024)
+    Layer('dense', (1,), activation=None),  # one logit
 )
 
 SYSTEMS = {
@@ -92,16 +92,16 @@ SYSTEMS = {
         latent_size=100,
         latent='uniform',
         generator=(
-            Layer('dense', (2, 2, 512), batch_norm=True),
-            Layer('conv2d_transpose', 256, stride=2, padding='VALID', batch_norm=True),
-            Layer('conv2d_transpose', 128, stride=2, batch_norm=True),
-            Layer('conv2d_transpose', 3, stride=2, activation='tanh'),
+            Layer('dense', (2, 2, 512), batch_norm=True),  # (2, 2, 512)
+            Layer('conv2d_transpose', 256, stride=2, padding='VALID', batch_norm=True),  # (7, 7, 256)
+            Layer('conv2d_transpose', 128, stride=2, batch_norm=True),  # (14, 14, 128)
+            Layer('conv2d_transpose', 3, stride=2, activation='tanh'),  # (28, 28, 3)
         ),
         discriminator=(
-            Layer('conv2d', 64, stride=2),
-            Layer('conv2d', 128, stride=2, batch_norm=True),
-            Layer('conv2d', 256, batch_norm=True),
-            Layer('dense', (1,), activation=None),
+            Layer('conv2d', 64, stride=2),  # (14, 14, 64)
+            Layer('conv2d', 128, stride=2, batch_norm=True),  # (7, 7, 128)
+            Layer('conv2d', 256, batch_norm=True),  # (7, 7, 256)
+            Layer('dense', (1,), activation=None),  # one logit
         ),
         leaky_slope=0.2,
         real_label=0.9,
@@ -117,22 +117,22 @@ SYSTEMS = {
     'sharma': System(
         article='S. Sharma, Celebrity Face Generation using GANs (Tensorflow Implementation)',
         image_size=28,
-        # The article says: depths from 1024 down to 3, and batch normalisation, leaky ReLU and dropout in each
-        # layer but the last. Ours: kernels, sizes and the depths between, those of `oreilly` doubled.
+        # The article has depths from 1024 down to 3, and batch normalisation, leaky ReLU and dropout in each layer
+        # but the last. Ours: kernels, sizes, and the depths in between, which are those of `oreilly` doubled.
         generator=(
-            Layer('dense', (2, 2, 1024), batch_norm=True, dropout=True),
-            Layer('conv2d_transpose', 512, stride=2, padding='VALID', batch_norm=True, dropout=True),
-            Layer('conv2d_transpose', 256, stride=2, batch_norm=True, dropout=True),
-            Layer('conv2d_transpose', 3, stride=2, activation='tanh'),
+            Layer('dense', (2, 2, 1024), batch_norm=True, dropout=True),  # (2, 2, 1024)
+            Layer('conv2d_transpose', 512, stride=2, padding='VALID', batch_norm=True, dropout=True),  # (7, 7, 512)
+            Layer('conv2d_transpose', 256, stride=2, batch_norm=True, dropout=True),  # (14, 14, 256)
+            Layer('conv2d_transpose', 3, stride=2, activation='tanh'),  # (28, 28, 3)
         ),
-        # The article says: four layers, batch normalisation but in the first. Ours: all else, that of `oreilly`.
+        # The article has four layers with batch normalisation in all but the first. Ours: the rest, as in `oreilly`.
         discriminator=(
-            Layer('conv2d', 64, stride=2),
-            Layer('conv2d', 128, stride=2, batch_norm=True),
-            Layer('conv2d', 256, batch_norm=True),
-            Layer('dense', (1,), activation=None),
+            Layer('conv2d', 64, stride=2),  # (14, 14, 64)
+            Layer('conv2d', 128, stride=2, batch_norm=True),  # (7, 7, 128)
+            Layer('conv2d', 256, batch_norm=True),  # (7, 7, 256)
+            Layer('dense', (1,), activation=None),  # one logit
         ),
-        dropout=0.2,  # ours: the article gives no rate, and at one half small faces stay blurred
+        dropout=0.2,  # ours: the article gives no rate, and with one half small faces stay blurred
         real_label=1.0,
         fake_label=0.0,
         epochs=6,
@@ -143,33 +143,33 @@ SYSTEMS = {
         image_size=128,
         crop=178,
         latent_size=100,
-        latent='uniform',  # in its grids too: the article's control vectors, N(0, 1) / 2, are none it trains on
+        latent='uniform',  # in grids too; the article's control vectors, N(0, 1) / 2, are not what it trains on
         generator=(
-            Layer('dense', (16, 16, 128)),
-            Layer('conv2d', 256),
-            Layer('conv2d_transpose', 256, kernel=4, stride=2),
-            Layer('conv2d_transpose', 256, kernel=4, stride=2),
-            Layer('conv2d_transpose', 256, kernel=4, stride=2),
-            Layer('conv2d', 512),
-            Layer('conv2d', 512),
-            # The article's images are 0..1, of which tanh is no match. Ours: -1..1, as in all others.
-            Layer('conv2d', 3, kernel=7, activation='tanh'),
+            Layer('dense', (16, 16, 128)),  # (16, 16, 128)
+            Layer('conv2d', 256),  # (16, 16, 256)
+            Layer('conv2d_transpose', 256, kernel=4, stride=2),  # (32, 32, 256)
+            Layer('conv2d_transpose', 256, kernel=4, stride=2),  # (64, 64, 256)
+            Layer('conv2d_transpose', 256, kernel=4, stride=2),  # (128, 128, 256)
+            Layer('conv2d', 512),  # (128, 128, 512)
+            Layer('conv2d', 512),  # (128, 128, 512)
+            # The article's images are in 0..1, which does not fit tanh. Ours: -1..1, as in all the others.
+            Layer('conv2d', 3, kernel=7, activation='tanh'),  # (128, 128, 3)
         ),
         discriminator=(
-            Layer('conv2d', 256, kernel=3, padding='VALID'),
-            Layer('conv2d', 256, kernel=4, stride=2, padding='VALID'),
-            Layer('conv2d', 256, kernel=4, stride=2, padding='VALID'),
-            Layer('conv2d', 256, kernel=4, stride=2, padding='VALID'),
-            Layer('conv2d', 256, kernel=4, stride=2, padding='VALID', dropout=True),
-            Layer('dense', (1,), activation=None),
+            Layer('conv2d', 256, kernel=3, padding='VALID'),  # (126, 126, 256)
+            Layer('conv2d', 256, kernel=4, stride=2, padding='VALID'),  # (62, 62, 256)
+            Layer('conv2d', 256, kernel=4, stride=2, padding='VALID'),  # (30, 30, 256)
+            Layer('conv2d', 256, kernel=4, stride=2, padding='VALID'),  # (14, 14, 256)
+            Layer('conv2d', 256, kernel=4, stride=2, padding='VALID', dropout=True),  # (6, 6, 256)
+            Layer('dense', (1,), activation=None),  # one logit
         ),
-        leaky_slope=0.3,  # ours: Keras's own, which the listing leaves as it is
+        leaky_slope=0.3,  # ours: the default of Keras, which the listing does not change
         dropout=0.4,
-        weight_stddev=0.0,  # ours: Keras's own, too; without batch normalisation it depends on them
+        weight_stddev=0.0,  # ours: the default of Keras; without batch normalisation much depends on it
         real_label=0.0,
         fake_label=1.0,
         wanted_label=0.0,
-        label_noise=0.05,  # ours: towards each other. The article adds it, and no probability reaches 1.05
+        label_noise=0.05,  # ours: towards each other; the article adds it, and no probability reaches 1.05
         optimizer='rmsprop',
         learning_rate=1e-4,
         learning_rate_decay=1e-8,
@@ -182,7 +182,7 @@ SYSTEMS = {
     'ranjan': System(
         article='R. Ranjan, Using DCGAN to Generate Fake Images of Celebrities (PyTorch)',
         image_size=64,
-        crop=178,  # ours: the largest square, which resizing and cropping in PyTorch gives
+        crop=178,  # ours: the largest square, as resizing and cropping in PyTorch gives
         latent='normal',
         generator=PAPER_GENERATOR,
         discriminator=PAPER_DISCRIMINATOR,
@@ -204,14 +204,14 @@ SYSTEMS = {
         discriminator=PAPER_DISCRIMINATOR,
         real_label=1.0,
         fake_label=0.0,
-        epochs=25,  # ours: as `ranjan`; the article trains until D is at 50 %, which need never come
+        epochs=25,  # ours: as `ranjan`; the article trains until D is right half of the time, which may never happen
         sample_epochs=1,  # ours
     ),
 }
 
-# Ours: what drew good faces sooner than the published settings, where the processor has bf16 (docs/experiments.md).
+# Ours: good faces sooner than with the published settings, on processors with fast bfloat16 (docs/experiments.md).
 SYSTEMS['recommended'] = SYSTEMS['oreilly']._replace(
-    article='none: the networks of `oreilly`, with settings found by experiment',
+    article='none: the networks of `oreilly` with settings found by experiment',
     flip=0.5,
     learning_rate=4e-4,
     ema=0.9995,

@@ -1,10 +1,10 @@
-"""What do broken images and archives make of the preparation? Anything but a face or an error that is named is a bug.
+"""Feed broken images and archives to the preparation. It must end in faces or in an OSError, never in anything else.
 
     python benchmarks/fuzz.py --minutes 5
 
-Starts from a small image of every kind and mode and from archives of them, cuts, overwrites and repeats their bytes,
-and shrinks what goes wrong: a crash or another exception, a traceback or a warning on stderr, an image that takes
-more than SECONDS, a face of another shape.
+Starts from a small image of every format and mode, and from archives of them, and overwrites, removes, repeats and
+splices their bytes. Prints a shrunk example of what goes wrong: a crash or another exception, a traceback or a warning
+on stderr, faces of the wrong shape, or an image that takes more than MAX_SECONDS.
 """
 
 import argparse
@@ -28,13 +28,14 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import helper
+from dataset import prepared
 
-SECONDS = 5
-INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF)
+MAX_SECONDS = 5
+EDGE_VALUES = (0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF)
 
 
 def images() -> list[bytes]:
-    """A small image file of each format, and of the modes and options that are decoded in ways of their own."""
+    """A small image file of each format, and of each mode and option that is decoded in its own way."""
     pixels = np.random.default_rng(0).integers(0, 256, (24, 20, 4), np.uint8)
     rgba = Image.fromarray(pixels)
     exif = Image.Exif()
@@ -51,65 +52,65 @@ def images() -> list[bytes]:
         'PPM': ({},),
     }
     files = []
-    for kind, image in itertools.product(options, modes.values()):
-        for option in options[kind]:
+    for image_format, image in itertools.product(options, modes.values()):
+        for option in options[image_format]:
             file = io.BytesIO()
             with contextlib.suppress(OSError, ValueError, KeyError):  # not every format has every mode
-                image.save(file, kind, **option)
+                image.save(file, image_format, **option)
                 files.append(file.getvalue())
     return files
 
 
-def archive(entries) -> bytes:
+def zipped(files) -> bytes:
     """A zip archive of image files, stored and deflated in turn."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, 'w') as written:
-        for number, content in enumerate(entries):
-            written.writestr(f'{number}.png', content, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[number % 2])
+    with zipfile.ZipFile(file, 'w') as archive:
+        for index, content in enumerate(files):
+            archive.writestr(f'{index}.png', content, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[index % 2])
     return file.getvalue()
 
 
-def checked(png: bytes) -> bytes:
-    """A PNG file whose checksums are right again, so that what was changed is looked at."""
-    chunks, at = [png[:8]], 8
-    while at + 12 <= len(png):
-        (length,) = struct.unpack('>I', png[at : at + 4])
-        content = png[at + 4 : at + 8 + length]
-        chunks.append(png[at : at + 4] + content + struct.pack('>I', zlib.crc32(content)))
-        at += 12 + length
+def with_checksums(png: bytes) -> bytes:
+    """Correct the checksums of a mutated PNG file. Otherwise its chunks would be rejected unread."""
+    chunks, position = [png[:8]], 8
+    while position + 12 <= len(png):
+        (length,) = struct.unpack('>I', png[position : position + 4])
+        content = png[position + 4 : position + 8 + length]
+        chunks.append(png[position : position + 4] + content + struct.pack('>I', zlib.crc32(content)))
+        position += 12 + length
     return b''.join(chunks)
 
 
 @st.composite
 def mutated(draw, originals):
-    """One of `originals` with some of its bytes overwritten, removed, repeated or taken from another."""
+    """One of `originals` with some of its bytes overwritten, removed, repeated, or taken from another one."""
     content = bytearray(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(1, 6))):
-        at = draw(st.integers(0, max(0, len(content) - 1)))
-        kind = draw(st.sampled_from(('byte', 'byte', 'number', 'cut', 'remove', 'repeat', 'splice')))
-        if kind == 'byte':
-            content[at : at + 1] = bytes([draw(st.sampled_from(INTERESTING) | st.integers(0, 255))])
-        elif kind == 'number':
-            number = draw(st.sampled_from((0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)) | st.integers(0, 1 << 17))
-            content[at : at + 4] = struct.pack(draw(st.sampled_from('<>')) + 'I', number)
-        elif kind == 'cut':
-            del content[at:]
-        elif kind == 'remove':
-            del content[at : at + draw(st.integers(1, 64))]
-        elif kind == 'repeat':
-            content[at:at] = content[at : at + draw(st.integers(1, 64))] * draw(st.integers(1, 64))
+        position = draw(st.integers(0, max(0, len(content) - 1)))
+        mutation = draw(st.sampled_from(('byte', 'byte', 'integer', 'cut', 'remove', 'repeat', 'splice')))
+        if mutation == 'byte':
+            content[position : position + 1] = bytes([draw(st.sampled_from(EDGE_VALUES) | st.integers(0, 255))])
+        elif mutation == 'integer':
+            value = draw(st.sampled_from((0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)) | st.integers(0, 1 << 17))
+            content[position : position + 4] = struct.pack(draw(st.sampled_from('<>')) + 'I', value)
+        elif mutation == 'cut':
+            del content[position:]
+        elif mutation == 'remove':
+            del content[position : position + draw(st.integers(1, 64))]
+        elif mutation == 'repeat':
+            repeated = content[position : position + draw(st.integers(1, 64))]
+            content[position:position] = repeated * draw(st.integers(1, 64))
         else:
             other = draw(st.sampled_from(originals))
-            content[at:] = other[draw(st.integers(0, len(other))) :]
-    content = bytes(content)
-    return checked(content) if content.startswith(b'\x89PNG') else content
+            content[position:] = other[draw(st.integers(0, len(other))) :]
+    return with_checksums(bytes(content)) if content.startswith(b'\x89PNG') else bytes(content)
 
 
 @contextlib.contextmanager
-def stderr():
-    """Yield a list that gets the lines written to stderr, those of C libraries too."""
-    lines = []
-    kept = os.dup(2)
+def captured_stderr():
+    """Yield a list that receives the lines written to stderr, by C libraries too."""
+    lines: list[str] = []
+    stderr = os.dup(2)
     with tempfile.TemporaryFile() as file:
         sys.stderr.flush()
         os.dup2(file.fileno(), 2)
@@ -117,26 +118,26 @@ def stderr():
             yield lines
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
             file.seek(0)
             lines += file.read().decode(errors='replace').splitlines()
 
 
-def load(path: Path):
-    """Prepare the faces of a file, which may raise OSError and nothing else."""
+def check_loading(source: Path) -> None:
+    """Load the faces of `source`, which may raise OSError and nothing else."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as cache, stderr() as lines:
+    with tempfile.TemporaryDirectory() as cache_dir, captured_stderr() as lines:
         with contextlib.suppress(OSError):
-            faces = helper.load_faces(path, 28, cache)
+            faces = helper.load_faces(source, 28, cache_dir)
             assert faces.shape[1:] == (28, 28, 3) and faces.dtype == np.uint8
-        assert not any(name.startswith('.') for name in os.listdir(cache))
-    assert not any('Traceback' in line or 'Warning' in line for line in lines), lines  # libtiff may have its say
-    assert time.monotonic() - began < SECONDS
+        assert not any(name.startswith('.') for name in os.listdir(cache_dir))
+    assert not any('Traceback' in line or 'Warning' in line for line in lines), lines  # libtiff may print messages
+    assert time.monotonic() - began < MAX_SECONDS
 
 
-def fuzz(content, check, seconds):
-    """Call `check` with examples of the strategy `content` for so many seconds; returns how many there were."""
+def fuzz(contents, path: Path, source: Path, seconds: float) -> int:
+    """Write examples of the strategy `contents` to `path` and load `source`. Returns how many there were."""
     count, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
 
@@ -144,38 +145,30 @@ def fuzz(content, check, seconds):
         @hypothesis.settings(
             max_examples=2000, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
         )
-        @hypothesis.given(content)
-        def run(example):
+        @hypothesis.given(contents)
+        def run(content):
             nonlocal count
             if time.monotonic() < end:
                 count += 1
-                check(example)
+                path.write_bytes(content)
+                check_loading(source)
 
         run()
     return count
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--minutes', type=float, default=5)
     seconds = 60 * parser.parse_args().minutes / 2
-    helper.MOST_UNREADABLE = 0.99  # an archive with a whole image is read to its end
+    prepared.MAX_UNREADABLE = 0.99  # an archive with one good image is read to its end
     originals = images()
-    archives = [archive(originals[start : start + 3]) for start in range(0, len(originals), 3)]
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        (folder / 'images').mkdir()
-
-        def image(content):
-            (folder / 'images' / 'image.png').write_bytes(content)
-            load(folder / 'images')
-
-        def zipped(content):
-            (folder / 'faces.zip').write_bytes(content)
-            load(folder / 'faces.zip')
-
-        print(f'{fuzz(mutated(originals), image, seconds)} images')
-        print(f'{fuzz(mutated(archives), zipped, seconds)} archives')
+    archives = [zipped(originals[start : start + 3]) for start in range(0, len(originals), 3)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, archive = Path(temporary, 'images'), Path(temporary, 'faces.zip')
+        folder.mkdir()
+        print(f'{fuzz(mutated(originals), folder / "image.png", folder, seconds)} images')
+        print(f'{fuzz(mutated(archives), archive, archive, seconds)} archives')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""What several test files need: small pictures, and the commands as a user runs them."""
+"""What several test files share: small pictures, the commands as a user runs them, short runs."""
 
 import csv
 import io
@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -13,10 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from settings import choose_settings, chosen_system, parse_arguments
+from common import cli
+from graph.session import tf
+from helper import Dataset
+from rundir.settings import choose_settings, parse_arguments, system_of
+from training.run import Run
 
 ROOT = Path(__file__).parent.parent
-# For runs that claim nothing about the width: a checkpoint of the whole one has 80 MB, and this one 2.
+# For runs whose width does not matter: at full width a checkpoint has 80 MB, at this one 2 MB.
 NARROW = '--width', '0.125'
 
 
@@ -28,32 +33,54 @@ def encode(pixels, image_format='PNG') -> bytes:
 
 
 def run_command(script, *args, cwd, **kwargs):
-    """Run train.py or generate.py in `cwd`, away from the project, as a user does."""
+    """Run a command of the project in `cwd`, as a user does."""
     command = [sys.executable, str(ROOT / script), *map(str, args)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, **kwargs)
 
 
 def assert_one_line(result, *parts):
-    """A command ended with one line on stderr, with `parts` in it, and status 2."""
+    """Assert that a command ended with status 2 and one line on stderr that contains `parts`."""
     assert result.returncode == 2 and result.stderr.count('\n') == 1, result.stderr
     assert all(part in result.stderr for part in parts), result.stderr
 
 
 def log(run_dir) -> list[list[str]]:
-    """The rows of log.csv without the speed, which no two runs share."""
+    """The rows of log.csv without the speed, which differs from run to run."""
     with open(run_dir / 'log.csv', newline='') as file:
         return [row[:6] + row[7:] for row in csv.reader(file)]
 
 
+def read_log(run_dir) -> list[dict[str, str]]:
+    """The rows of log.csv, by column."""
+    with open(run_dir / 'log.csv', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def checkpoint_names(run_dir) -> list[str]:
+    """The names of the checkpoints of a run, sorted."""
+    return sorted(path.stem for path in (run_dir / 'checkpoints').glob('*.index'))
+
+
+def read_events(run_dir) -> list:
+    """The events that TensorBoard reads of a run, in the order of their files."""
+    paths = sorted(run_dir.glob('events.out.tfevents.*'))
+    return [event for path in paths for event in tf.train.summary_iterator(str(path))]
+
+
 def chosen(flags):
-    """The settings that flags, separated by spaces, give, and their system."""
+    """The settings given by flags, separated by spaces, and their system."""
     settings = choose_settings(parse_arguments(flags.split()))
-    return settings, chosen_system(settings)
+    return settings, system_of(settings)
+
+
+def new_run(flags, faces, directory=None) -> Run:
+    """A run with the settings given by flags, on faces uint8 (N, H, W, 3)."""
+    return Run(chosen(flags)[0], Dataset(faces), directory)
 
 
 @pytest.fixture(scope='session')
 def pictures(tmp_path_factory) -> Path:
-    """A zip archive of 44 aligned images, 178x218, of colours that differ: 40 to train on."""
+    """A zip archive of 44 aligned images of 178x218 in different colours: 40 to train on."""
     path = tmp_path_factory.mktemp('pictures') / 'pictures.zip'
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, 'w') as archive:
@@ -66,7 +93,7 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory, pictures) -> Path:
-    """The directory of a short finished run, narrow."""
+    """The directory of a short, narrow, finished run."""
     folder = tmp_path_factory.mktemp('trained')
     result = run_command(
         'train.py', *NARROW, '--data', pictures, '--run-dir', 'run', '--batch-size', 8, '--epochs', 2,
@@ -78,12 +105,18 @@ def trained(tmp_path_factory, pictures) -> Path:
 
 @pytest.fixture
 def copy(trained, tmp_path) -> Path:
-    """The directory of a finished run, to go on with or to be damaged."""
+    """A copy of a finished run, to resume or to damage."""
     return shutil.copytree(trained, tmp_path / 'run')
 
 
+@pytest.fixture
+def no_signals(monkeypatch):
+    """Leave the signal handlers of the tests as they are while a run trains in this process."""
+    monkeypatch.setattr(cli, 'stop_on_signals', threading.Event)
+
+
 def celeb_a(variable) -> Path:
-    """The path in an environment variable that names real faces; skips the test where it is not set."""
+    """The path of real faces in an environment variable; skips the test if it is not set."""
     if variable not in os.environ:
-        pytest.skip(f'{variable} names no real faces')
+        pytest.skip(f'{variable} is not set: no real faces')
     return Path(os.environ[variable])

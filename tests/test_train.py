@@ -1,7 +1,9 @@
-import csv
+"""train.py: the graph and the loop, and whole runs as a user starts them."""
+
 import itertools
 import json
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -10,34 +12,138 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import NARROW, ROOT, assert_one_line, run_command
+from conftest import (
+    NARROW,
+    ROOT,
+    assert_one_line,
+    checkpoint_names,
+    chosen,
+    new_run,
+    read_events,
+    read_log,
+    run_command,
+)
 from PIL import Image
 
-import generate
-import helper
-import metrics
-import record
-import rundir
-import runtime
 import train
-from settings import chosen_system
+from common import cli
+from graph.replica import Replica
+from graph.session import open_session, tf
+from helper import Dataset
+from rundir.checkpoints import best_distance, find, find_best, find_grids, set_aside_later
+from rundir.directory import read_run
+from rundir.settings import system_of
+from sampling.generator import PRETRAINED, restored_generator
+from sampling.latents import sample_latents
+from sampling.metrics import swd
 from systems import SYSTEMS
+from training.run import LOG_COLUMNS, Run, load_faces
+
+FACES = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
 
 
-def rows(run_dir):
-    with open(run_dir / 'log.csv', newline='') as file:
-        return list(csv.DictReader(file))
+# --- batches
 
 
-def checkpoints(run_dir):
-    return sorted(path.stem for path in (run_dir / 'checkpoints').glob('*.index'))
+def test_a_resumed_run_gets_the_batches_that_the_whole_run_gets():
+    faces = np.arange(18, dtype=np.uint8).reshape(18, 1, 1, 1)
+    run = new_run('--batch-size 4 --seed 7', faces)  # 4 batches an epoch
+
+    def first(step, count, shard=slice(None)):
+        taken = itertools.islice(train.batches(run, step, shard), count)
+        return [(images.ravel().tolist(), latents.tolist()) for images, latents in taken]
+
+    whole = first(0, 10)
+    assert first(3, 7) == whole[3:] and first(4, 6) == whole[4:]
+    assert whole[0] != whole[4] and whole[0][1] != whole[1][1]
+    # The shards of a batch and of its latents make up the whole.
+    shards = [first(2, 5, slice(start, start + 2)) for start in (0, 2)]
+    joined = [tuple(left + right for left, right in zip(*step, strict=True)) for step in zip(*shards, strict=True)]
+    assert joined == whole[2:7]
+
+
+def test_the_next_batch_is_made_while_the_last_one_is_in_use():
+    made, more = [], threading.Event()
+
+    def items():
+        for item in range(3):
+            made.append(item)
+            more.set()
+            yield item
+        raise OSError('the disk is gone')
+
+    ready = train.prefetch(items())
+    assert next(ready) == 0
+    more.clear()
+    assert made == [0, 1] or (more.wait(60) and made == [0, 1])
+    assert next(ready) == 1 and next(ready) == 2
+    with pytest.raises(OSError, match='the disk is gone'):
+        next(ready)
+
+
+# --- the graph and the loop, in this process
+
+
+def test_the_graph_does_not_grow_with_the_samples(tmp_path):
+    built = train.build_graph(chosen('--width 0.05')[0], Replica())
+    assert built.graph.finalized
+    operations = len(built.graph.get_operations())
+    latents = np.zeros((4, 100), np.float32)
+    with open_session(built.graph) as session:
+        session.run(built.initializer)
+        for index in range(10):
+            train.show_generator_output(session, built, latents, tmp_path / f'{index}.png')
+    assert len(built.graph.get_operations()) == operations
+
+
+def test_a_run_is_trained_by_a_function(tmp_path, capsys, no_signals):
+    settings, _ = chosen('--width 0.05 --batch-size 4 --steps 6 --sample-every 3 --samples 4')
+    run = Run(settings, Dataset(FACES), tmp_path / 'run')
+    assert train.train(run, Replica()) == 6
+    assert [int(row['step']) for row in read_log(run.directory)] == [1, 2, 3, 4, 5, 6]
+    assert checkpoint_names(run.directory) == ['keep-4', 'step-6']
+    assert [path.stem for path in find_grids(run.directory)] == ['step-00000000', 'step-00000003', 'step-00000006']
+    assert read_run(run.directory)['settings'] == settings
+    assert re.findall(r'step (\d+): discriminator loss', capsys.readouterr().out) == ['3', '6']
+
+
+def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tmp_path, no_signals):
+    losses = []
+    for directory, seed in (('a', 3), ('b', 3), ('c', 4)):
+        flags = f'--width 0.05 --batch-size 4 --steps 3 --samples 4 --seed {seed}'
+        train.train(new_run(flags, FACES, tmp_path / directory), Replica())
+        losses.append([float(row['d_loss']) for row in read_log(tmp_path / directory)])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    assert np.abs(np.subtract(losses[2], losses[0])).max() > 1e-3
+
+
+def test_a_request_to_stop_saves_and_ends(tmp_path, monkeypatch):
+    stop = threading.Event()
+    stop.set()
+    monkeypatch.setattr(cli, 'stop_on_signals', lambda: stop)
+    run = new_run('--width 0.05 --batch-size 4 --steps 6 --samples 4', FACES, tmp_path / 'run')
+    assert train.train(run, Replica()) == 1
+    assert checkpoint_names(run.directory) == ['step-1']
+    assert [path.stem for path in find_grids(run.directory)] == ['step-00000000', 'step-00000001']
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, no_signals, monkeypatch):
+    # The losses of the last step are still finite: only its update breaks the weights.
+    run = new_run('--width 0.05 --batch-size 4 --steps 1 --samples 4', FACES, tmp_path / 'run')
+    monkeypatch.setitem(vars(run), 'system', run.system._replace(learning_rate=math.nan))
+    with pytest.raises(cli.UserError, match='not finite at step 1'):
+        train.train(run, Replica())
+    assert checkpoint_names(run.directory) == [] and read_log(run.directory) == []
+
+
+# --- what a run leaves
 
 
 def test_a_run_directory_holds_everything(trained):
-    log = rows(trained)
-    assert list(log[0]) == ['step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second', 'swd']
-    assert [(int(row['step']), int(row['epoch'])) for row in log] == [(n, 1 + (n > 5)) for n in range(1, 11)]
-    assert all(0 < float(row['d_real']) < 1 and 0 < float(row['d_loss']) < 50 for row in log)
+    rows = read_log(trained)
+    assert tuple(rows[0]) == LOG_COLUMNS
+    assert [(int(row['step']), int(row['epoch'])) for row in rows] == [(n, 1 + (n > 5)) for n in range(1, 11)]
+    assert all(0 < float(row['d_real']) < 1 and 0 < float(row['d_loss']) < 50 for row in rows)
     run = json.loads((trained / 'run.json').read_text())
     assert run['images'] == 44 and run['settings']['batch_size'] == 8
     assert run['settings']['learning_rate'] == 2e-4 and run['settings']['beta1'] == 0.5
@@ -51,22 +157,73 @@ def test_a_run_directory_holds_everything(trained):
     with Image.open(trained / 'samples' / 'step-00000010.png') as grid:
         assert grid.size == (8 * 28, 8 * 28) and np.asarray(grid).std() > 1
     with Image.open(trained / 'losses.png') as plot:
+        assert plot.size == (1000, 400)
         plot.verify()
 
 
-def test_the_last_checkpoints_and_one_a_kept_epoch_stay(trained):
-    assert checkpoints(trained) == ['keep-10', 'keep-5', 'step-10', 'step-6', 'step-9']
+def test_the_last_checkpoints_and_one_of_each_kept_epoch_stay(trained):
+    assert checkpoint_names(trained) == ['keep-10', 'keep-5', 'step-10', 'step-6', 'step-9']
 
 
-def test_a_run_says_its_devices_its_faces_and_its_losses_and_is_calm(tmp_path, pictures):
+def test_a_run_reports_its_devices_its_faces_and_its_losses_and_no_warnings(tmp_path, pictures):
     result = run_command(
         'train.py', *NARROW, '--data', pictures, '--batch-size', 8, '--steps', 2, '--sample-every', 1, cwd=tmp_path
     )
     assert result.returncode == 0 and result.stderr == ''
     (run_dir,) = (tmp_path / 'runs').iterdir()
-    for part in ('Devices: CPU:0', 'Faces: 40', 'step 1: discriminator loss', 'D(G(z))', 'images/s', str(run_dir.name)):
+    for part in ('Devices: CPU:0', 'Faces: 40', 'step 1: discriminator loss', 'D(G(z))', 'images/s', run_dir.name):
         assert part in result.stdout
-    assert len(rows(run_dir)) == 2 and checkpoints(run_dir) == ['step-2']
+    assert len(read_log(run_dir)) == 2 and checkpoint_names(run_dir) == ['step-2']
+
+
+@pytest.mark.parametrize('flags', [('--precision', 'bf16'), ('--xla', *NARROW)])
+def test_a_run_may_compute_in_bfloat16_or_with_xla(tmp_path, pictures, flags):
+    result = run_command(
+        'train.py', '--data', pictures, '--run-dir', 'run', '--batch-size', 8, '--steps', 3, *flags, cwd=tmp_path
+    )
+    assert result.returncode == 0 and result.stderr == '' and len(read_log(tmp_path / 'run')) == 3
+    settings = read_run(tmp_path / 'run')['settings']
+    assert (settings['precision'], settings['xla']) == (('bf16', False) if 'bf16' in flags else ('fp32', True))
+
+
+def test_the_checkpoint_with_the_smallest_distance_is_kept_and_drawn_from(tmp_path, pictures):
+    flags = *NARROW, '--data', pictures, '--run-dir', 'run', '--batch-size', 8, '--keep-every', 100
+    result = run_command('train.py', *flags, '--evaluate-every', 3, '--steps', 9, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    run_dir = tmp_path / 'run'
+    distances = {int(row['step']): float(row['swd']) for row in read_log(run_dir) if row['swd']}
+    assert list(distances) == [3, 6, 9] and len(set(distances.values())) == 3
+    best = min(distances, key=distances.get)
+    assert [name for name in checkpoint_names(run_dir) if name.startswith('best-')] == [f'best-{best}']
+    assert find(run_dir)[1].prefix.name == f'best-{best}'
+    # What was logged is what the faces of that checkpoint give, drawn from the same latents.
+    settings = read_run(run_dir)['settings']
+    dataset = Dataset(load_faces(settings))
+    latents = sample_latents(system_of(settings), np.random.default_rng((3, 0)), len(dataset.held_out))
+    with restored_generator(run_dir) as generator:
+        generated = np.concatenate(list(generator.draw(latents, len(latents))))
+    levels = swd(generated, dataset.faces[dataset.held_out])
+    assert np.mean(list(levels.values())) == pytest.approx(distances[best], rel=0.02)
+    # The distances are in TensorBoard and in the plot, too.
+    events = read_events(run_dir)
+    logged = {(event.step, value.tag): value.simple_value for event in events for value in event.summary.value}
+    for step, distance in distances.items():
+        levels = [logged[step, f'SWD x1000, {side}x{side}'] for side in (28, 14)]
+        assert distance == pytest.approx(np.mean(levels), rel=1e-5)
+    with Image.open(run_dir / 'losses.png') as plot:
+        assert plot.size == (1500, 400)
+    # Only a smaller distance takes its place, in a process that goes on, too; going back before it forgets it.
+    forged = (run_dir / 'log.csv').read_text().replace(f'{distances[best]:.6g}\n', '0.001\n')
+    (run_dir / 'log.csv').write_text(forged)
+    result = run_command('train.py', '--run-dir', 'run', '--resume', '--steps', 12, cwd=tmp_path)
+    assert result.returncode == 0 and 'the best before 0.00' in result.stdout
+    assert [name for name in checkpoint_names(run_dir) if name.startswith('best-')] == [f'best-{best}']
+    assert find_best(run_dir).step == best and best_distance(run_dir) == 0.001
+    set_aside_later(run_dir, best - 1)
+    assert find_best(run_dir) is None and best_distance(run_dir) == math.inf
+
+
+# --- resumed
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path, pictures, trained):
@@ -79,176 +236,53 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path, pictures, tr
     assert second.returncode == 0, second.stderr
     names = ('d_loss', 'g_loss', 'd_real', 'd_fake')
     resumed, whole = (
-        [[float(row[name]) for name in names] for row in rows(run)] for run in (tmp_path / 'run', trained)
+        [[float(row[name]) for name in names] for row in read_log(run)] for run in (tmp_path / 'run', trained)
     )
     assert len(resumed) == 10
     np.testing.assert_allclose(resumed, whole, rtol=1e-3)
 
 
-def test_batches_of_a_resumed_run_are_those_of_the_whole_one():
-    system = SYSTEMS['oreilly']._replace(batch_size=4)
-    faces = np.arange(18, dtype=np.uint8).reshape(18, 1, 1, 1)  # 4 batches an epoch
-
-    def some(step, count):
-        taken = itertools.islice(train.batches(system, faces, 7, step), count)
-        return [(images.ravel().tolist(), latents.tolist()) for images, latents in taken]
-
-    whole = some(0, 10)
-    assert some(3, 7) == whole[3:] and some(4, 6) == whole[4:]
-    assert whole[0] != whole[4] and whole[0][1] != whole[1][1]
-
-
-def test_the_next_batch_is_made_while_the_last_is_in_use():
-    made, more = [], threading.Event()
-
-    def items():
-        for number in range(3):
-            made.append(number)
-            more.set()
-            yield number
-        raise OSError('the disk is gone')
-
-    ready = train.prefetch(items())
-    assert next(ready) == 0
-    more.clear()
-    assert more.wait(10) and made == [0, 1]
-    assert next(ready) == 1 and next(ready) == 2
-    with pytest.raises(OSError, match='the disk is gone'):
-        next(ready)
-
-
-@pytest.mark.parametrize('flags', [('--precision', 'bf16'), ('--xla', *NARROW)])
-def test_a_run_may_be_fast_in_other_ways(tmp_path, pictures, flags):
-    result = run_command(
-        'train.py', '--data', pictures, '--run-dir', 'run', '--batch-size', 8, '--steps', 3, *flags, cwd=tmp_path
-    )
-    assert result.returncode == 0 and result.stderr == '' and len(rows(tmp_path / 'run')) == 3
-    settings = json.loads((tmp_path / 'run' / 'run.json').read_text())['settings']
-    assert (settings['precision'], settings['xla']) == (('bf16', False) if 'bf16' in flags else ('fp32', True))
-
-
-def test_the_graph_does_not_grow_with_the_samples(tmp_path):
-    built = train.build_graph(SYSTEMS['oreilly'], 0)
-    assert built.graph.finalized
-    operations = len(built.graph.get_operations())
-    latents = np.zeros((4, 100), np.float32)
-    with runtime.open_session(built.graph) as session:
-        session.run(built.initializer)
-        for number in range(10):
-            record.show_generator_output(session, built, latents, tmp_path / f'{number}.png')
-    assert len(built.graph.get_operations()) == operations
-
-
-def test_resume_goes_back_to_a_named_step_and_sets_later_ones_aside(copy, tmp_path):
+def test_a_run_goes_back_to_a_named_step_and_sets_later_ones_aside(copy, tmp_path):
     result = run_command('train.py', '--run-dir', copy, '--resume', 5, '--steps', 6, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert [int(row['step']) for row in rows(copy)] == [1, 2, 3, 4, 5, 6]
-    assert checkpoints(copy) == ['keep-5', 'step-6']
+    assert [int(row['step']) for row in read_log(copy)] == [1, 2, 3, 4, 5, 6]
+    assert checkpoint_names(copy) == ['keep-5', 'step-6']
     aside = copy / 'checkpoints' / 'abandoned'
     assert sorted(path.stem for path in aside.glob('*.index')) == ['keep-10', 'step-10', 'step-6', 'step-9']
     grids = ['step-00000000.png', 'step-00000004.png', 'step-00000006.png']
-    assert [path.name for path in rundir.find_grids(copy)] == grids
+    assert [path.name for path in find_grids(copy)] == grids
     assert len(list((copy / 'samples' / 'abandoned').iterdir())) == 2  # of steps 8 and 10
     assert str(aside) in result.stdout
 
 
-def test_resume_of_a_run_without_a_checkpoint_begins_again(copy, tmp_path):
+def test_a_run_without_a_checkpoint_starts_from_the_beginning(copy, tmp_path):
     shutil.rmtree(copy / 'checkpoints')
     result = run_command('train.py', '--run-dir', copy, '--resume', '--steps', 2, cwd=tmp_path)
-    assert result.returncode == 0 and len(rows(copy)) == 2
-
-
-def test_a_kept_checkpoint_can_be_the_newest(copy):
-    for path in (copy / 'checkpoints').glob('step-*'):
-        path.unlink()
-    assert rundir.find_checkpoint(copy) == (copy, copy / 'checkpoints' / 'keep-10')
-
-
-def test_the_checkpoint_with_the_least_distance_is_kept_and_drawn_from(tmp_path, pictures):
-    flags = *NARROW, '--data', pictures, '--run-dir', 'run', '--batch-size', 8, '--keep-every', 100
-    result = run_command('train.py', *flags, '--evaluate-every', 3, '--steps', 9, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    run_dir = tmp_path / 'run'
-    distances = {int(row['step']): float(row['swd']) for row in rows(run_dir) if row['swd']}
-    assert list(distances) == [3, 6, 9] and len(set(distances.values())) == 3
-    best = min(distances, key=distances.get)
-    assert [name for name in checkpoints(run_dir) if name.startswith('best-')] == [f'best-{best}']
-    assert rundir.find_checkpoint(run_dir)[1].name == f'best-{best}'
-    # What was logged is what the faces of that checkpoint give, drawn from the same latents.
-    settings = json.loads((run_dir / 'run.json').read_text())['settings']
-    faces = helper.load_faces(pictures, 28, tmp_path / 'data' / 'prepared')
-    _, held_out = helper.split(len(faces))
-    latents = generate.draw_latents(chosen_system(settings), np.random.default_rng((3, 0)), len(held_out))
-    with generate.restored_generator(run_dir) as (_, _, session, z, drawn):
-        drawn = np.concatenate(list(generate.draw(session, z, drawn, latents)))
-    assert np.mean(list(metrics.swd(drawn, faces[held_out]).values())) == pytest.approx(distances[best], rel=0.02)
-    # Only a smaller distance takes its place, in a process that goes on, too; going back before it forgets it.
-    forged = (run_dir / 'log.csv').read_text().replace(f'{distances[best]:.6g}\n', '0.001\n')
-    (run_dir / 'log.csv').write_text(forged)
-    result = run_command('train.py', '--run-dir', 'run', '--resume', '--steps', 12, cwd=tmp_path)
-    assert result.returncode == 0 and 'the least before 0.00' in result.stdout
-    assert [name for name in checkpoints(run_dir) if name.startswith('best-')] == [f'best-{best}']
-    assert rundir.find_best(run_dir)[0] == best and rundir.least_distance(run_dir) == 0.001
-    rundir.go_back(run_dir, best - 1)
-    assert rundir.find_best(run_dir) is None and rundir.least_distance(run_dir) == math.inf
-
-
-def test_distances_are_in_the_plot_and_in_tensorboard(tmp_path, pictures, copy):
-    from runtime import tf
-
-    with Image.open(copy / 'losses.png') as plot:
-        assert plot.size == (1000, 400)
-    result = run_command('train.py', '--run-dir', copy, '--resume', '--steps', 13, '--evaluate-every', 3, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    with Image.open(copy / 'losses.png') as plot:
-        assert plot.size == (1500, 400)
-    events = [event for path in copy.glob('events.*') for event in tf.train.summary_iterator(str(path))]
-    logged = {(event.step, value.tag): value.simple_value for event in events for value in event.summary.value}
-    levels = [logged[12, f'SWD x1000, {side}x{side}'] for side in (28, 14)]
-    (row,) = [row for row in rows(copy) if row['step'] == '12']
-    assert float(row['swd']) == pytest.approx(np.mean(levels), rel=1e-5)
-
-
-def test_without_held_out_faces_nothing_is_compared(tmp_path, pictures):
-    (tmp_path / 'few').mkdir()
-    for number in range(9):
-        Image.new('RGB', (30, 30), (number, 0, 0)).save(tmp_path / 'few' / f'{number}.png')
-    flags = '--data', 'few', '--batch-size', 2, '--evaluate-every', 1
-    assert_one_line(run_command('train.py', *flags, cwd=tmp_path), '--evaluate-every', '9 faces')
-    assert not (tmp_path / 'runs').exists()
-
-
-def test_tensorboard_events_hold_the_means_that_are_printed(trained):
-    from runtime import tf
-
-    (path,) = trained.glob('events.out.tfevents.*')
-    events = list(tf.train.summary_iterator(str(path)))
-    logged = {(event.step, value.tag): value.simple_value for event in events for value in event.summary.value}
-    assert {step for step, tag in logged if tag == 'd_loss'} == {4, 8, 10}
-    (start,) = [event.step for event in events if event.session_log.status]
-    assert start == 1  # TensorBoard forgets what was written before of this step and later ones
-    expected = np.mean([float(row['d_loss']) for row in rows(trained)[4:8]])
-    np.testing.assert_allclose(logged[8, 'd_loss'], expected, rtol=1e-4)
+    assert result.returncode == 0 and len(read_log(copy)) == 2
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_saves_and_ends(tmp_path, pictures, number):
     command = [sys.executable, ROOT / 'train.py', *NARROW, '--data', pictures, '--run-dir', tmp_path / 'run']
     command += ['--epochs', '999999', '--batch-size', '8', '--sample-every', '2']
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A process inherits what is ignored, as Ctrl-C is in the background, but not what is handled.
+    before = signal.signal(number, lambda *_: None)
+    try:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(number, before)
+    with process:
         while 'step 2:' not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(number)
         output, errors = process.communicate(timeout=240)
     assert process.returncode == 0 and errors == ''
-    step = int(rows(tmp_path / 'run')[-1]['step'])
-    assert checkpoints(tmp_path / 'run') == [f'step-{step}']
+    step = int(read_log(tmp_path / 'run')[-1]['step'])
+    assert checkpoint_names(tmp_path / 'run') == [f'step-{step}']
     assert f'Stopped and saved at step {step}' in output
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(copy, tmp_path):
-    from runtime import tf
-
     newest = str(copy / 'checkpoints' / 'step-10')
     saved = tf.train.load_checkpoint(newest)
     with tf.Graph().as_default(), tf.Session() as session:
@@ -257,30 +291,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(copy, tmp_pat
             tf.get_variable(name, initializer=value * np.nan if name == 'discriminator/layer4/bias' else value)
         session.run(tf.global_variables_initializer())
         tf.train.Saver().save(session, newest)
-    before = checkpoints(copy)
+    before = checkpoint_names(copy)
     result = run_command('train.py', '--run-dir', copy, '--resume', '--epochs', 4, cwd=tmp_path)
     assert_one_line(result, 'not finite at step 11')
-    assert checkpoints(copy) == before and len(rows(copy)) == 10
+    assert checkpoint_names(copy) == before and len(read_log(copy)) == 10
+
+
+# --- flags
 
 
 BAD_ARGUMENTS = {
     '--batch-size 0': '--batch-size',
-    '--batch-size many': '--batch-size',
-    '--learning-rate 0': '--learning-rate',
-    '--learning-rate nan': '--learning-rate',
-    '--beta1 1': '--beta1',
-    '--real-label 2': '--real-label',
-    '--width 0': '--width',
-    '--ema 1': '--ema',
     '--precision fp16': '--precision',
-    '--epochs -1': '--epochs',
-    '--system unknown': '--system',
     '--resume': '--run-dir',
-    '--run-dir x --resume newer': '--resume',
     '--run-dir . --resume': 'run.json',
-    '--data missing.zip': 'missing.zip',
-    '--unknown': '--unknown',
     '--run-dir x --resume ²': '--resume',
+    '--gif': '--run-dir',
+    '--gif --run-dir .': 'has no grids',
+    '--data missing.zip': 'missing.zip',
+    '--data pictures.zip --sources http://127.0.0.1:1/x': '--sources',
+    '--unknown': '--unknown',
 }
 
 
@@ -291,37 +321,31 @@ def test_bad_arguments_end_in_one_line_and_write_nothing(tmp_path, arguments):
     assert result.stderr.startswith('train.py: error: ') and result.stdout == '' and list(tmp_path.iterdir()) == []
 
 
-def test_what_a_run_is_made_of_cannot_change_on_resume(copy, tmp_path):
+def test_what_a_run_is_made_of_cannot_change_when_it_is_resumed(copy, tmp_path):
     result = run_command('train.py', '--run-dir', copy, '--resume', '--batch-size', 4, cwd=tmp_path)
     assert_one_line(result, '--batch-size is 8 in this run')
-
-
-def test_a_run_is_not_resumed_with_other_faces(copy, tmp_path):
-    other = tmp_path / 'other'
-    other.mkdir()
-    for number in range(40):
-        Image.new('RGB', (30, 30), (number, 0, 0)).save(other / f'{number}.png')
-    result = run_command('train.py', '--run-dir', copy, '--resume', '--data', other, '--epochs', 3, cwd=tmp_path)
-    assert_one_line(result, 'does not hold the faces')
-
-
-def test_a_run_that_is_over_says_so(copy, tmp_path):
-    result = run_command('train.py', '--run-dir', copy, '--resume', cwd=tmp_path)
-    assert_one_line(result, 'all of 10 steps')
-
-
-def test_a_directory_with_a_run_in_it_is_not_written_over(copy, pictures, tmp_path):
-    result = run_command('train.py', '--run-dir', copy, '--data', pictures, cwd=tmp_path)
-    assert_one_line(result, '--resume')
-
-
-def test_too_few_images_for_a_batch_are_an_error(tmp_path, pictures):
-    result = run_command('train.py', '--data', pictures, '--batch-size', 41, cwd=tmp_path)
-    assert_one_line(result, '40 images do not fill a batch of 41')
 
 
 def test_without_celeb_a_the_error_names_the_demo(tmp_path):
     result = run_command('train.py', '--sources', 'http://127.0.0.1:1/dead', cwd=tmp_path)
     message = result.stderr.splitlines()[-1]
     assert result.returncode == 2 and 'http://127.0.0.1:1/dead' in message and '--data demo' in message
-    assert str(generate.PRETRAINED) not in message and not (tmp_path / 'runs').exists()
+    assert str(PRETRAINED) not in message and not (tmp_path / 'runs').exists()
+
+
+def test_all_systems_are_listed_side_by_side(tmp_path):
+    result = run_command('train.py', '--list-systems', cwd=tmp_path)
+    head, *rows = result.stdout.splitlines()
+    assert result.returncode == 0 and result.stderr == '' and head.split() == list(SYSTEMS)
+    listed = {re.split('  +', row)[0]: re.split('  +', row)[1:] for row in rows if not row.startswith(' ')}
+    assert listed['latent'] == ['uniform', 'uniform', 'uniform', 'normal', 'uniform', 'uniform']
+    assert listed['learning rate'] == ['0.0002', '0.0002', '0.0001', '0.0002', '0.0002', '0.0004']
+    assert listed['generator 1'][0].startswith('dense 2x2x512, BN') and 'discriminator 6' in listed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_devices_are_named_and_nothing_is_trained(tmp_path):
+    result = run_command('train.py', '--devices', cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == '' and result.stdout.count('\n') == 1
+    assert result.stdout.startswith('Devices: CPU:0') and ('No GPU' in result.stdout or 'on the GPU' in result.stdout)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,102 @@
+"""Command lines: arguments with ranges, one-line errors, signals, progress bars."""
+
+import argparse
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from tqdm import tqdm
+
+
+class UserError(Exception):
+    """Something the user can put right. The message is one line and says how."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises UserError instead of printing its usage."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def number(kind, low: float, high: float, *, exclusive: bool = False):
+    """An argparse type: an int or float from `low` to `high`, or above `low` if `exclusive`."""
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float('nan')  # in no range
+        if not low <= value <= high or (exclusive and value == low):
+            name, bound = {int: 'a whole number', float: 'a number'}[kind], 'above' if exclusive else 'from'
+            raise argparse.ArgumentTypeError(f'{text!r} is not {name} {bound} {low} to {high}')
+        return value
+
+    return parse
+
+
+def path(text: str) -> Path:
+    """An argparse type: a path that is not empty. Path('') would be the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError('it is empty')
+    return Path(text)
+
+
+def progress(**options) -> tqdm:
+    """A progress bar with speed and time left, silent where stderr is not a terminal. Takes tqdm's options."""
+    tqdm.set_lock(threading.RLock())  # tqdm's own lock includes a semaphore, which a killed process leaves behind
+    return tqdm(disable=None, **options)
+
+
+def stop_signals() -> list[int]:
+    """Ctrl-C, SIGTERM and SIGHUP (a closed terminal), except those that are ignored, as under nohup."""
+    signals = {signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)}
+    return [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def stop_on_signals() -> threading.Event:
+    """An event set by the first of the `stop_signals`. A second one ends the program at once."""
+    stop, signals = threading.Event(), stop_signals()
+
+    def request(*_):
+        stop.set()
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in signals:
+        signal.signal(number, request)
+    return stop
+
+
+def exit_status(error: BaseException | None) -> int:
+    """Report an error and return the exit status: one line and 2 for what the user can put right."""
+    if error is None:
+        return 0
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, (UserError, OSError)):
+        line = ' '.join(str(error).splitlines())
+        print(f'{Path(sys.argv[0]).name}: error: {line}', file=sys.stderr, flush=True)
+        return 2
+    traceback.print_exception(error)
+    return 1
+
+
+def run(main) -> NoReturn:
+    """Run a command and exit with its status."""
+    sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')  # type: ignore[union-attr]  # odd paths
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
+    try:
+        main()
+        status = 0
+    except BaseException as error:
+        status = exit_status(error)
+    sys.exit(status)

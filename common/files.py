@@ -1,0 +1,70 @@
+"""Files that appear when they are complete, and nothing overwritten."""
+
+import contextlib
+import itertools
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add `path` to an operating system error that names no file, such as "No space left on device"."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; the file written there is renamed to `path` on success.
+
+    Temporary files left behind by killed processes are removed. Those of running processes are locked.
+    """
+    for stale in path.parent.glob(f'.{"[0-9a-f]" * 32}.*') if fcntl else ():
+        with contextlib.suppress(OSError), open(stale, 'rb') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stale.unlink()
+    temporary = path.with_name(f'.{uuid.uuid4().hex}.{path.name}')
+    try:
+        with naming(path), contextlib.ExitStack() as stack:
+            if fcntl:
+                lock(stack.enter_context(open(temporary, 'wb')))
+            yield temporary
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def lock(file: IO | int) -> None:
+    """Lock an open file until it is closed or its process ends. Raises BlockingIOError if another process has it.
+
+    Does nothing on systems and file systems without locks.
+    """
+    if fcntl:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass
+
+
+def has_files(folder: Path) -> bool:
+    """Whether `folder` exists and holds anything but hidden files, which a killed process may have left."""
+    return folder.exists() and not all(path.name.startswith('.') for path in folder.iterdir())
+
+
+def unused(path: Path) -> Path:
+    """`path`, or the first of path-2, path-3, ... that does not exist or is empty."""
+    numbered = (path.with_name(f'{path.name}-{number}') for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([path], numbered) if not has_files(folder))

@@ -1,0 +1,132 @@
+"""Downloads that resume, retry, and never take an error page for the file."""
+
+import hashlib
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from common.files import naming
+from common.lazy import LazyModule
+from common.cli import progress
+from dataset import DataError
+
+requests = LazyModule('requests')
+
+WAITS = (1.0, 2.0, 4.0)  # seconds before the second, third and fourth attempt at a source
+TIMEOUT = (10, 60)  # seconds to connect, and to wait for more data
+RETRIED_STATUSES = {408, 416, 429}  # of the client errors; server errors are all retried
+
+
+def download(path: Path, urls: Iterable[str], size: int, md5: str) -> Path:
+    """Download the zip archive `path` from the first of `urls` that serves it, unless it exists. Returns `path`.
+
+    An interrupted download stays behind as a `.part` file, which the next one completes. The archive gets its name
+    once its size in bytes and its MD5 are right.
+    Raises DataError if no URL serves the archive, or if `path` has another size.
+    """
+    if path.exists():
+        if path.stat().st_size == size:
+            return path
+        raise DataError(
+            f'{path} has {path.stat().st_size} bytes, but the official archive has {size}: '
+            f'remove it to download it again, or use it as it is with --data {path}'
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.part')
+    failures = []
+    for url in urls:
+        try:
+            fetch(url, part, size, md5)
+            return part.replace(path)
+        except (DataError, requests.RequestException, ValueError) as error:  # ValueError: a malformed URL or header
+            failures.append(f'{url} ({reason(error)})')
+    raise DataError(
+        f'{path.name} could not be downloaded from {", ".join(failures)}. '
+        f'Get it by hand ({size} bytes, MD5 {md5}) and put it at {path}'
+    )
+
+
+def fetch(url: str, part: Path, size: int, md5: str) -> None:
+    """Complete the file `part` from `url` and verify it. A file with the wrong MD5 is removed."""
+    resumed = part.exists()
+    receive_with_retries(url, part, size)
+    digest = hashlib.md5()
+    with open(part, 'rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    if digest.hexdigest() != md5:
+        part.unlink()
+        if not resumed:
+            raise DataError(f'its MD5 is {digest.hexdigest()}, not {md5}')
+        fetch(url, part, size, md5)  # the fault may lie in what was there before: start over
+
+
+def receive_with_retries(url: str, part: Path, size: int) -> None:
+    """Complete the file `part` from `url`. Gives up after four attempts in a row that get no further than before."""
+    furthest, waits = size_of(part), iter(WAITS)
+    while True:
+        try:
+            receive(url, part, size)
+            return
+        except requests.RequestException as error:
+            if size_of(part) > furthest:
+                furthest, waits = size_of(part), iter(WAITS)
+            status = 0 if error.response is None else error.response.status_code
+            permanent = 300 <= status < 500 and status not in RETRIED_STATUSES
+            wait = next(waits, None)
+            if wait is None or permanent or isinstance(error, ValueError):
+                raise
+            print(f'{reason(error)}; trying again in {wait:g} s', file=sys.stderr)
+            time.sleep(wait)
+
+
+def receive(url: str, part: Path, size: int) -> None:
+    """Make one request for the bytes that `part` still lacks, and append them.
+
+    Raises DataError if the answer is not the archive, and requests.RequestException if another attempt may help.
+    """
+    start = size_of(part)
+    if start == size:
+        return
+    headers = {'Accept-Encoding': 'identity'} | ({'Range': f'bytes={start}-'} if start else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == 416:  # the server has no such range: start over
+            part.unlink(missing_ok=True)
+        response.raise_for_status()
+        if not response.headers.get('Content-Range', '').startswith(f'bytes {start}-'):
+            start = 0  # the server ignores ranges and sends the whole file
+        chunks = response.iter_content(1 << 16)
+        chunk = next(chunks, b'')
+        if 'html' in response.headers.get('Content-Type', '') or (start == 0 and chunk.lstrip()[:1] == b'<'):
+            raise DataError('it sent an HTML page, as Google Drive does when its download quota is used up')
+        length = int(response.headers.get('Content-Length', size - start))
+        if length != size - start or (start == 0 and not chunk.startswith(b'PK')):
+            raise DataError(f'it is not the archive: {start + length} bytes instead of {size}, or not a zip file')
+        with (
+            naming(part),
+            open(part, 'ab' if start else 'wb') as file,
+            progress(desc=part.stem, total=size, initial=start, unit='B', unit_scale=True) as bar,
+        ):
+            while chunk and file.tell() < size:  # whatever comes after `size` bytes is ignored
+                file.write(chunk)
+                bar.update(len(chunk))
+                chunk = next(chunks, b'')
+    if size_of(part) < size:
+        raise requests.ConnectionError
+
+
+def size_of(path: Path) -> int:
+    """The size of a file in bytes, 0 if it does not exist."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def reason(error: Exception) -> str:
+    """Why a download failed, in a few words."""
+    if isinstance(error, requests.HTTPError):
+        return f'status {error.response.status_code}'
+    if isinstance(error, requests.TooManyRedirects):
+        return 'too many redirects'
+    if isinstance(error, requests.RequestException):
+        return f'connection failed: {type(error).__name__}'
+    return str(error)

@@ -1,0 +1,251 @@
+"""The workers that TF_CONFIG names: processes that train together, on `tf.distribute.Server` and collectives."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from common import cli
+from distributed import collectives
+from distributed.collectives import START_FACTOR
+from distributed.socket_filter import listen_only_on
+from graph.replica import Replica
+from graph.session import session_config, tf
+
+JOBS = ('chief', 'worker')  # the jobs of TF_CONFIG, in the order in which their tasks are counted
+LAUNCHED = 'launch.py'  # TF_CONFIG's "environment" in a worker that `launch` has started
+LOST = 3  # exit status of such a worker when it has lost another
+ADVICE = '; all workers have ended. To go on from the last checkpoint: --resume with --run-dir'
+RETRY_SECONDS = 0.2  # between attempts to reach another worker
+MAX_JSON_BYTES = 1 << 16  # of a value that is broadcast
+
+
+def from_environment(timeout: float) -> Replica:
+    """This process as TF_CONFIG describes it: one of several workers, or a process that trains alone.
+
+    timeout: seconds that a worker waits for the others. Raises UserError if TF_CONFIG is malformed.
+    """
+    text = os.environ.get('TF_CONFIG')
+    if not text:
+        return Replica()
+    try:
+        config = json.loads(text)
+        jobs, task = config['cluster'], config['task']
+        tasks = {(job, index): address for job in JOBS for index, address in enumerate(jobs.get(job, []))}
+        index = list(tasks).index((task['type'], int(task['index'])))
+        launched = config.get('environment') == LAUNCHED
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise cli.UserError(
+            'TF_CONFIG is malformed: it should be like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
+            '"task": {"type": "worker", "index": 0}}, with a task that is in the cluster'
+        ) from None
+    if unknown := sorted(set(jobs) - set(JOBS)):
+        raise cli.UserError(f'TF_CONFIG: the jobs can be {" and ".join(JOBS)}, not {", ".join(unknown)}')
+    if ('chief', 1) in tasks:
+        raise cli.UserError('TF_CONFIG: there can be only one chief')
+    addresses = list(tasks.values())
+    for address in addresses:
+        split_address(address)
+    if len(set(addresses)) < len(addresses):
+        raise cli.UserError('TF_CONFIG: two workers have the same address')
+    return Worker(index, addresses, timeout, launched) if len(addresses) > 1 else Replica()
+
+
+def split_address(address: Any) -> tuple[str, int]:
+    """The host and the port of an address. Raises UserError."""
+    host, _, port = address.rpartition(':') if isinstance(address, str) else ('', '', '')
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise cli.UserError(f'TF_CONFIG: {address!r} is not an address like host:2222')
+    return host.strip('[]'), int(port)
+
+
+def is_listening(address: str) -> bool:
+    """Whether connections to an address are accepted."""
+    try:
+        socket.create_connection(split_address(address), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def shard_size(batch_size: int, count: int) -> int:
+    """The size of each worker's shard of a batch. Raises UserError if the shards of `count` workers are not equal."""
+    size, rest = divmod(batch_size, count)
+    if rest:
+        choices = [str(choice) for choice in (batch_size - rest, batch_size - rest + count) if choice]
+        raise cli.UserError(
+            f'a batch of {batch_size} cannot be divided equally among {count} workers: '
+            f'--batch-size {" or ".join(choices)}'
+        )
+    return size
+
+
+class Worker(Replica):
+    """One of several processes that train together.
+
+    When another worker ends, hangs or becomes unreachable, this process ends too, at once and from wherever it is:
+    TensorFlow's sessions and servers might wait for the other worker indefinitely.
+    """
+
+    def __init__(self, index: int, addresses: list[str], timeout: float, launched: bool = False):
+        """addresses: host:port of all workers. launched: whether `launch` has started this one."""
+        self.index, self.count = index, len(addresses)
+        self.addresses, self.timeout, self.launched = addresses, timeout, launched
+        self.group = collectives.Group(index, self.count, timeout)
+
+    # --- before the graph is built
+
+    def __enter__(self) -> Worker:
+        """Start the server, and wait until those of all other workers listen."""
+        with contextlib.ExitStack() as stack:
+            stack.push(self)  # errors in here end the process, too
+            if self.launched:
+                threading.Thread(target=self._follow_launcher, daemon=True).start()
+            self._start_server()
+            self._wait_for_others()
+            stack.pop_all()
+        return self
+
+    def _follow_launcher(self) -> None:
+        """Send this process SIGTERM, so that it saves and ends, when the launcher is gone and with it stdin."""
+        os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _start_server(self) -> None:
+        """Start TensorFlow's server, and configure the sessions on it."""
+        self._config = session_config()
+        self._config.experimental.collective_group_leader = '/job:worker/replica:0/task:0'
+        self._config.experimental.collective_nccl = True  # between GPUs
+        self._config.device_filters.append(f'/job:worker/task:{self.index}')  # sessions use no other worker's devices
+        cluster = tf.train.ClusterSpec({'worker': self.addresses})
+        own = self.addresses[self.index]
+        try:
+            self._server = tf.distribute.Server(
+                cluster, job_name='worker', task_index=self.index, config=self._config, start=False
+            )
+            listen_only_on(*split_address(own))
+            self._server.start()
+        except tf.errors.OpError:
+            raise cli.UserError(f'cannot listen on {own}: another program may be using that port') from None
+
+    def _wait_for_others(self) -> None:
+        """Wait until all workers listen, for START_FACTOR times the timeout."""
+        deadline = time.monotonic() + START_FACTOR * self.timeout
+        for index, address in enumerate(self.addresses):
+            while not is_listening(address):
+                if time.monotonic() > deadline:
+                    self._end(f'worker {index}, {address}, cannot be reached: no answer')
+                time.sleep(RETRY_SECONDS)
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> NoReturn:
+        """Report an error, if any, and end the process with its status.
+
+        Python's regular exit would destroy the server, which can wait indefinitely for workers that are gone.
+        """
+        status = 1
+        try:
+            status = cli.exit_status(error)
+            sys.stdout.flush()
+        finally:
+            os._exit(status)
+
+    def shard(self, batch_size: int) -> slice:
+        size = shard_size(batch_size, self.count)
+        return slice(self.index * size, (self.index + 1) * size)
+
+    def broadcast(self, value: Any) -> Any:
+        text = json.dumps(value).encode().ljust(MAX_JSON_BYTES)
+        with tf.Graph().as_default() as graph:
+            own = tf.placeholder(tf.float32, [MAX_JSON_BYTES])
+            chiefs = self.group.broadcast(own)
+        with self.open_session(graph) as session, self._end_if_others_are_lost():
+            codes = session.run(chiefs, {own: list(text)})
+        return json.loads(codes.astype('uint8').tobytes())
+
+    # --- while the graph is built
+
+    @contextlib.contextmanager
+    def scope(self, local_batch_norm: bool = False, reduce_precision: str = 'fp32') -> Iterator[None]:
+        self._local_batch_norm = local_batch_norm
+        self._reduce_type = tf.bfloat16 if reduce_precision == 'bf16' else tf.float32
+        with super().scope(local_batch_norm, reduce_precision):
+            yield
+
+    def batch_norm(self, x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tuple:
+        if self._local_batch_norm:
+            return super().batch_norm(x, gamma, beta, epsilon)
+        return collectives.batch_norm(x, gamma, beta, epsilon, self.group)
+
+    def random(self, sampler: Any, shape: tf.Tensor, seed: tf.Tensor, dtype: Any) -> tf.Tensor:
+        """This replica's shard of what `sampler` draws for the whole batch."""
+        whole = sampler(tf.concat([shape[:1] * self.count, shape[1:]], axis=0), seed, dtype=dtype)
+        return tf.split(whole, self.count)[self.index]
+
+    def mean(self, gradients: list) -> list:
+        return collectives.mean_gradients(gradients, self._reduce_type, self.group)
+
+    def gather(self, losses: Any) -> Any:
+        self._stop = tf.placeholder(tf.float32, [], 'stop')
+        losses, self._stopped = collectives.gather_losses(losses, self._stop, self.group)
+        collectives.order_reductions()
+        self._broadcast_variables = collectives.broadcast_variables(tf.global_variables(), self.group)
+        self._barrier = self.group.all_reduce(tf.zeros([]))
+        return losses
+
+    # --- in the session
+
+    def open_session(self, graph: tf.Graph) -> tf.Session:
+        return tf.Session(self._server.target, graph, self._config)
+
+    def synchronize(self, session: tf.Session) -> None:
+        with self._end_if_others_are_lost():
+            session.run(self._broadcast_variables)
+
+    def run(self, session: tf.Session, fetches: Any, feed: dict, stop: threading.Event) -> tuple[Any, bool]:
+        with self._end_if_others_are_lost():
+            fetched, stopped = session.run([fetches, self._stopped], {**feed, self._stop: stop.is_set()})
+        return fetched, bool(stopped)
+
+    def barrier(self, session: tf.Session) -> None:
+        # The work is done: it does not matter if another worker has already ended.
+        with self._end_if_others_are_lost(), contextlib.suppress(tf.errors.OpError):
+            session.run(self._barrier)
+
+    # --- when another worker is lost
+
+    @contextlib.contextmanager
+    def _end_if_others_are_lost(self) -> Iterator[None]:
+        """End the process if what runs inside fails or hangs because of another worker.
+
+        TensorFlow reports broken connections and collectives that exceed their timeout. It also waits without a timeout
+        in a few places, for example for a chief that hangs while the first step is set up. A timer ends those.
+        """
+        timer = threading.Timer((START_FACTOR + 1) * self.timeout, self._end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (
+            tf.errors.UnavailableError,
+            tf.errors.DeadlineExceededError,
+            tf.errors.AbortedError,
+            tf.errors.CancelledError,
+            tf.errors.FailedPreconditionError,
+        ):
+            self._end()
+        finally:
+            timer.cancel()
+
+    def _end(self, reason: str = 'another worker has ended, hangs or cannot be reached') -> NoReturn:
+        """End this process at once, with one line on stderr; silently if there is a launcher, which reports more."""
+        if self.launched:
+            os._exit(LOST)
+        os._exit(cli.exit_status(cli.UserError(f'worker {self.index}: {reason}{ADVICE}')))

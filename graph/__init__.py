@@ -1,0 +1,1 @@
+"""What `dcgan.py` is built of: layers, convolutions, augmentation, random numbers, sessions, replicas."""

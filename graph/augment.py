@@ -1,0 +1,72 @@
+"""Random changes of the images that the discriminator sees, real and generated alike.
+
+So it cannot memorise a few thousand faces. All changes are differentiable: the generator learns through them, and
+learns to draw images that are not changed.
+"""
+
+import math
+
+from graph.random import random_normal, random_uniform
+from graph.session import tf
+
+# Fractions of the side; these and the other strengths are those of Zhao et al. (2020).
+MAX_SHIFT = 1 / 8
+CUTOUT = 1 / 2
+
+
+def uniform(images, low, high):
+    """One random number per image, U(low, high), shape (N, 1, 1, 1)."""
+    return random_uniform(tf.stack([tf.shape(images)[0], 1, 1, 1]), 'augment', low, high)
+
+
+def flip(images, probability):
+    """Mirror each image with this probability."""
+    return tf.where_v2(uniform(images, 0, 1) < probability, tf.reverse(images, [2]), images)
+
+
+def color(images):
+    """Shift brightness by up to 0.5 (of -1..1), then scale saturation by 0 to 2, then contrast by 0.5 to 1.5."""
+    images += uniform(images, -0.5, 0.5)
+    grey = tf.reduce_mean(images, axis=3, keepdims=True)
+    images = grey + (images - grey) * uniform(images, 0, 2)
+    mean = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
+    return mean + (images - mean) * uniform(images, 0.5, 1.5)
+
+
+def translation(images):
+    """Shift by whole pixels, down and across, up to MAX_SHIFT of the side; uncovered pixels become 0, grey."""
+    shift = round(images.shape[1] * MAX_SHIFT)
+    down, across = (tf.floor(uniform(images, -shift, shift + 1))[:, 0, 0] for _ in range(2))
+    one, zero = tf.ones_like(down), tf.zeros_like(down)
+    # Pixel (x, y) of the result is pixel (a x + b y + c, d x + e y + f) of the image, for rows a b c d e f 0 0.
+    transforms = tf.concat([one, zero, across, zero, one, down, zero, zero], axis=1)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images, transforms=transforms, output_shape=images.shape[1:3].as_list(), fill_value=0.0,
+        interpolation='NEAREST', fill_mode='CONSTANT',
+    )  # fmt: skip
+
+
+def cutout(images):
+    """Set a square with CUTOUT of the side, centred on any pixel, to 0, grey."""
+    side = images.shape[1]
+    pixels = tf.range(side, dtype=tf.float32)
+
+    def inside(shape):
+        distance = tf.reshape(pixels, shape) - tf.floor(uniform(images, 0, side))
+        return (distance >= -round(side * CUTOUT / 2)) & (distance < math.ceil(side * CUTOUT / 2))
+
+    return tf.where_v2(inside([1, side, 1, 1]) & inside([1, 1, side, 1]), tf.zeros_like(images), images)
+
+
+def augment(system, images):
+    """The images (N, H, W, 3), -1..1, as the discriminator sees them in every pass.
+
+    system.augment: differentiable augmentation (Zhao et al., 2020, arXiv:2006.10738), its steps in order.
+    system.instance_noise: standard deviation of normal noise (Soenderby et al., 2017, arXiv:1610.04490).
+    """
+    steps = {'color': color, 'translation': translation, 'cutout': cutout}
+    for name in system.augment.split('-') if system.augment != 'none' else ():
+        images = steps[name](images)
+    if system.instance_noise:
+        images += system.instance_noise * random_normal(tf.shape(images), 'instance_noise')
+    return images

@@ -1,0 +1,71 @@
+"""TensorFlow and its sessions. Every other module takes `tf` from here; it loads on first use."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from common.lazy import LazyModule
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Silence the start-up messages of TensorFlow's C++ code, unless TF_CPP_MIN_LOG_LEVEL asks for them.
+
+    The variable alone is not enough: the first messages come before TensorFlow reads it. So the file descriptor
+    points elsewhere meanwhile. Errors raised in Python are not affected.
+    """
+    if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') != '3':
+        yield
+        return
+    stderr = os.dup(2)
+    with open(os.devnull, 'wb') as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def load_tensorflow(name: str) -> Any:
+    """Import TensorFlow, calmly."""
+    with quiet_stderr():
+        module = importlib.import_module(name)
+        # TensorFlow 2.18 has messages at the first run, too. Without a GPU: the real session is to claim it.
+        config = module.ConfigProto(device_count={'GPU': 0})
+        with module.Graph().as_default(), module.Session(config=config) as session:
+            session.run(module.constant(0))
+    module.logging.set_verbosity(module.logging.ERROR)
+    return module
+
+
+if TYPE_CHECKING:
+    import tensorflow.compat.v1 as tf
+else:
+    tf = LazyModule('tensorflow.compat.v1', load_tensorflow)
+
+
+def session_config() -> tf.ConfigProto:
+    """The configuration of every session: GPU memory is claimed as it is needed."""
+    config = tf.ConfigProto()
+    config.gpu_options.allow_growth = True
+    # TensorFlow 2.18 to 2.20 log an error when they try to fuse a bias with a leaky ReLU.
+    config.graph_options.rewrite_options.remapping = config.graph_options.rewrite_options.OFF
+    return config
+
+
+def open_session(graph: tf.Graph | None = None) -> tf.Session:
+    """A session on this process's devices."""
+    return tf.Session(graph=graph, config=session_config())
+
+
+def devices() -> str:
+    """One line that says which devices TensorFlow sees and which one trains."""
+    physical = tf.config.list_physical_devices()
+    names = ', '.join(device.name.removeprefix('/physical_device:') for device in physical)
+    gpu = any(device.device_type == 'GPU' for device in physical)
+    return f'Devices: {names}. ' + ('Training on the GPU.' if gpu else 'No GPU: training on the CPU.')

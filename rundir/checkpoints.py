@@ -1,0 +1,165 @@
+"""The checkpoints of a run: saved, found, checked, deleted.
+
+`step-N`: the last few. `keep-N`: one every few epochs, never deleted. `best-N`: the one whose faces were nearest to
+held-out ones. A checkpoint is named by its prefix, as TensorFlow has it, and exists once its index does.
+"""
+
+import csv
+import math
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from common import cli
+from graph.session import tf
+from rundir.settings import NEWEST
+
+MAX_STEP_CHECKPOINTS = 3
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint of a run: the step it was saved after, and its prefix."""
+
+    step: int
+    prefix: Path
+
+    @property
+    def kind(self) -> str:
+        return self.prefix.name.split('-')[0]
+
+    def files(self) -> list[Path]:
+        """Its files, the index first."""
+        return sorted(self.prefix.parent.glob(f'{self.prefix.name}.*'), reverse=True)
+
+
+def find_all(run_dir: Path) -> list[Checkpoint]:
+    """All checkpoints of a run, the newest last."""
+    folder = run_dir / 'checkpoints'
+    matches = (re.fullmatch(r'(\w+-(\d+))\.index', path.name) for path in folder.glob('*.index'))
+    return sorted(Checkpoint(int(match[2]), folder / match[1]) for match in matches if match)
+
+
+def find_best(run_dir: Path) -> Checkpoint | None:
+    """The checkpoint whose faces were nearest to held-out ones, of a run with --evaluate-every."""
+    return next((found for found in reversed(find_all(run_dir)) if found.kind == 'best'), None)
+
+
+def best_distance(run_dir: Path) -> float:
+    """The distance that log.csv has for the best checkpoint; infinite where there is none."""
+    best = find_best(run_dir)
+    with open(run_dir / 'log.csv', newline='') as file:
+        distances = {row['step']: float(row['swd']) for row in csv.DictReader(file) if row['swd']}
+    return distances.get(str(best.step), math.inf) if best else math.inf
+
+
+def find(path: Path) -> tuple[Path, Checkpoint]:
+    """The run directory and the checkpoint meant by `path`: a checkpoint, or the best or else newest one of a run.
+
+    Raises UserError.
+    """
+    path = path.absolute()
+    if path.is_dir():
+        checkpoints = find_all(path)
+        if not checkpoints:
+            raise cli.UserError(f'{path} has no checkpoint')
+        return path, find_best(path) or checkpoints[-1]
+    run_dir, prefix = path.parent.parent, path.with_suffix('') if path.suffix == '.index' else path
+    for checkpoint in find_all(run_dir):
+        if checkpoint.prefix == prefix:
+            return run_dir, checkpoint
+    raise cli.UserError(f'{path}: no such run directory or checkpoint')
+
+
+def is_intact(checkpoint: Checkpoint) -> bool:
+    """Whether every tensor of a checkpoint can be read, which is when TensorFlow compares checksums."""
+    try:
+        saved = tf.train.load_checkpoint(str(checkpoint.prefix))
+        for name in saved.get_variable_to_shape_map():
+            saved.get_tensor(name)
+    except Exception:  # a damaged file makes the reader raise nearly anything: OpError, IndexError, ValueError
+        return False
+    return True
+
+
+def find_to_resume(run_dir: Path, step: float) -> Checkpoint | None:
+    """The newest intact checkpoint of a run, or the one of `step`; None if the run has none at all.
+
+    Raises UserError if all are damaged, or none is of that step.
+    """
+    checkpoints = find_all(run_dir)
+    wanted = [checkpoint for checkpoint in checkpoints if step in (NEWEST, checkpoint.step)]
+    for checkpoint in reversed(wanted):
+        if is_intact(checkpoint):
+            return checkpoint
+        print(f'{checkpoint.prefix} is damaged' + (': going back to the one before' if checkpoint != wanted[0] else ''))
+    if step != NEWEST and not wanted:
+        steps = ', '.join(str(checkpoint.step) for checkpoint in checkpoints) or 'none'
+        raise cli.UserError(f'{run_dir} has no checkpoint of step {step}, only of {steps}')
+    if wanted:
+        raise cli.UserError(f'{run_dir} has no intact checkpoint' + ('' if step == NEWEST else f' of step {step}'))
+    print(f'{run_dir} has no checkpoint yet: starting from the beginning')
+    return None
+
+
+def save(session, saver, run_dir: Path, kind: str, step: int, healthy: int) -> None:
+    """Save all variables as checkpoints/KIND-STEP, and delete old checkpoints; healthy: see `delete_old`.
+
+    Raises UserError if the checkpoint cannot be written.
+    """
+    prefix = run_dir / 'checkpoints' / kind
+    try:
+        saver.save(session, str(prefix), step, write_meta_graph=False, write_state=False)
+    except tf.errors.OpError:  # its message begins with a stack of operations
+        delete_unfinished(run_dir)
+        raise cli.UserError(
+            f'no checkpoint of step {step}: {prefix.parent} cannot be written, the disk may be full; '
+            'earlier checkpoints are intact'
+        ) from None
+    delete_old(run_dir, healthy)
+
+
+def delete_unfinished(run_dir: Path) -> None:
+    """Delete what a killed process, or a full disk, left of checkpoints that were being written."""
+    for path in run_dir.glob('checkpoints/*'):
+        prefix, data, _ = path.name.partition('.data-')
+        if '.tempstate' in path.name or (data and not path.with_name(f'{prefix}.index').exists()):
+            print(f'Deleted, unfinished: {path}')
+            path.unlink()
+
+
+def delete_old(run_dir: Path, healthy: int) -> None:
+    """Delete all `best-` checkpoints but the newest, and all `step-` ones but the last few.
+
+    The newest `step-` checkpoint up to step `healthy` stays as well: the training did not fail until then.
+    """
+    best, steps = ([found for found in find_all(run_dir) if found.kind == kind] for kind in ('best', 'step'))
+    recent = steps[-MAX_STEP_CHECKPOINTS:] + [found for found in steps if found.step <= healthy][-1:]
+    for checkpoint in best[:-1] + [found for found in steps if found not in recent]:
+        for path in checkpoint.files():  # without its index it is no checkpoint any more
+            path.unlink()
+
+
+def find_grids(run_dir: Path) -> list[Path]:
+    """The grids of samples of a run, the newest last."""
+    return sorted(path for path in run_dir.glob('samples/*.png') if re.fullmatch(r'step-\d{8,}', path.stem))
+
+
+def set_aside_later(run_dir: Path, step: int) -> None:
+    """Move checkpoints and grids from after `step` to folders `abandoned/`."""
+    later = [(found.files(), found.prefix.name) for found in find_all(run_dir) if found.step > step]
+    later += [([path], path.stem) for path in find_grids(run_dir) if int(path.stem.removeprefix('step-')) > step]
+    for paths, name in later:
+        aside = paths[0].parent / 'abandoned'
+        aside.mkdir(exist_ok=True)
+        print(f'Set aside: {name}, now in {aside}')
+        for path in paths:
+            path.replace(aside / path.name)
+
+
+def advice_to_go_back(run_dir: Path, healthy: int) -> str:
+    """How to go back to the newest checkpoint up to step `healthy`."""
+    steps = [found.step for found in find_all(run_dir) if found.step <= healthy]
+    if not steps:
+        return 'no checkpoint is from before: start again with a lower --learning-rate or another --seed'
+    return f'to go back: python train.py --resume {steps[-1]} --run-dir {shlex.quote(str(run_dir))}'

@@ -1,0 +1,53 @@
+"""A run directory and its run.json: everything it takes to resume, to generate and to evaluate."""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+
+from common import cli, files
+from graph.session import tf
+from rundir.settings import check_settings
+
+FORMAT = 2  # of run.json; 1 had no such number
+
+
+def read_run(run_dir: Path) -> dict:
+    """The contents of run.json, with settings known to be valid. Raises UserError."""
+    path = run_dir / 'run.json'
+    try:
+        run = json.loads(path.read_text())
+        if run.get('format', 1) > FORMAT:
+            raise cli.UserError(f'{path} was written by a newer version of this project: update to use it')
+        check_settings(run['settings'])
+        run['data_digest']
+        return run
+    except FileNotFoundError:
+        raise cli.UserError(f'{run_dir} is not the directory of a training run: it has no run.json') from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise cli.UserError(f'{path} is damaged') from None
+
+
+def write_run(run_dir: Path, settings: dict, images: int, data_digest: str) -> None:
+    """Write run.json. images: the size of the data set; data_digest: see `helper.Dataset.digest`."""
+    run = {
+        'format': FORMAT,
+        'settings': settings,
+        'images': images,
+        'data_digest': data_digest,
+        'versions': {'python': platform.python_version(), 'tensorflow': tf.__version__, 'numpy': np.__version__},
+    }
+    with files.replacing(run_dir / 'run.json') as temporary:
+        temporary.write_text(json.dumps(run, indent=2) + '\n')
+
+
+def lock(run_dir: Path) -> None:
+    """Keep other processes from training in `run_dir` until this one ends, however it ends. Raises UserError."""
+    if files.fcntl is None:
+        return
+    try:
+        files.lock(os.open(run_dir, os.O_RDONLY))  # stays open until the process ends
+    except BlockingIOError:
+        raise cli.UserError(f'{run_dir} is in use: another process trains there') from None

@@ -1,0 +1,1 @@
+"""Faces from a trained generator: latents, drawing, the demo data set, pictures of faces, metrics."""

@@ -1,0 +1,124 @@
+"""Trained generators: restored from a checkpoint, drawn from, exported."""
+
+import contextlib
+import itertools
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import dcgan
+import helper
+from common.cli import UserError, progress
+from common.files import naming
+from graph.session import open_session, tf
+from rundir import checkpoints
+from rundir.directory import read_run
+from rundir.settings import system_of
+from sampling.latents import interpolate, lerp, sample_latents, slerp
+from systems import System
+
+PRETRAINED = Path(__file__).parent.parent / 'pretrained'
+PIXELS_AT_ONCE = 64 * 28 * 28  # per run of the session: the layers of a 128x128 network are large
+
+
+class Generator(NamedTuple):
+    """A trained generator in an open session."""
+
+    system: System
+    session: Any
+    z: Any  # the placeholder of the latents, (N, latent_size)
+    images: Any  # (N, H, W, 3) in -1..1
+
+    def draw(self, latents, count: int):
+        """Like the function `draw`, with a progress bar for `count` faces."""
+        with progress(desc='Drawing', total=count, unit=' faces') as bar:
+            for faces in draw(self.session, self.z, self.images, latents):
+                bar.update(len(faces))
+                yield faces
+
+
+def draw(session, z, images, latents):
+    """Yield the faces that belong to `latents`, each (latent_size,), in chunks: uint8 (n, H, W, 3).
+
+    z, images: a placeholder for latents, and the generator's images in -1..1.
+    The session always gets batches of the same size, so a face depends on its latent alone.
+    """
+    latents = iter(latents)
+    batch_size = max(1, PIXELS_AT_ONCE // images.shape[1] ** 2)
+    while chunk := list(itertools.islice(latents, batch_size)):
+        batch = session.run(images, {z: np.resize(chunk, (batch_size, z.shape[1]))})
+        yield helper.to_uint8(batch[: len(chunk)], (-1, 1))
+
+
+@contextlib.contextmanager
+def restored_generator(checkpoint: Path):
+    """Yield the Generator of a run directory or checkpoint. Raises UserError.
+
+    A weight that has a moving average in the checkpoint is replaced by it. Whatever precision the generator was
+    trained in, it draws in float32.
+    """
+    run_dir, (_, prefix) = checkpoints.find(checkpoint)
+    system = system_of(read_run(run_dir)['settings'])._replace(precision='fp32')
+    with tf.Graph().as_default(), open_session() as session:
+        z = tf.placeholder(tf.float32, [None, system.latent_size], 'input_z')
+        images = dcgan.generator(system, z, training=False)
+        try:
+            saved = tf.train.load_checkpoint(str(prefix))
+            values = {}  # instead of random initial ones
+            for variable in tf.global_variables():
+                average = f'{variable.op.name}/ExponentialMovingAverage'
+                name = average if saved.has_tensor(average) else variable.op.name
+                values[variable.initial_value] = saved.get_tensor(name)
+            session.run(tf.global_variables_initializer(), values)
+        except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
+            raise UserError(f'{prefix} is damaged, or belongs to another system') from None
+        yield Generator(system, session, z, images)
+
+
+def draw_faces(checkpoint: Path, count: int, seed: int, truncate: float = 1.0):
+    """Yield `count` faces in chunks, uint8 (n, H, W, 3). Raises UserError.
+
+    The face at index i depends on the checkpoint, `seed`, `truncate` and i, and not on `count`.
+    """
+    with restored_generator(checkpoint) as generator:
+        rng = np.random.default_rng(seed)
+        latents = (sample_latents(generator.system, rng, 1, truncate)[0] for _ in range(count))
+        yield from generator.draw(latents, count)
+
+
+def draw_interpolation(generator: Generator, count: int, seed: int, truncate: float = 1.0) -> np.ndarray:
+    """The frames of an interpolation through the first `count` faces of `seed` and back to the first.
+
+    uint8 (count * STEPS_PER_LEG, H, W, 3). It follows great circles if latents are normal, otherwise straight lines.
+    """
+    latents = sample_latents(generator.system, np.random.default_rng(seed), count, truncate)
+    path = interpolate(latents, slerp if generator.system.latent == 'normal' else lerp)
+    return np.concatenate(list(generator.draw(path, len(path))))
+
+
+def export_generator(checkpoint: Path, out: Path) -> None:
+    """Write the generator's weights as a new run directory that can draw faces, and nothing else.
+
+    The directory appears once complete. Raises UserError and OSError.
+    """
+    if out.exists():
+        raise UserError(f'{out} already exists: choose another folder')
+    run_dir, (_, prefix) = checkpoints.find(checkpoint)
+    run = read_run(run_dir)
+    for name in ('data', 'data_dir'):  # whoever gets the generator need not know this machine's folders
+        run['settings'][name] = Path(run['settings'][name]).name
+    with restored_generator(checkpoint) as generator, naming(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix='.') as folder:
+            export = Path(folder, out.name)
+            (export / 'checkpoints').mkdir(parents=True)
+            (export / 'run.json').write_text(json.dumps(run, indent=2) + '\n')
+            target = str(export / 'checkpoints' / prefix.name)
+            try:
+                tf.train.Saver().save(generator.session, target, write_meta_graph=False, write_state=False)
+            except tf.errors.OpError:  # its message begins with a stack of operations
+                raise UserError(f'{out} cannot be written, the disk may be full') from None
+            export.rename(out)

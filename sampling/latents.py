@@ -1,0 +1,48 @@
+"""Latents: sampled, scaled, and interpolated."""
+
+import numpy as np
+
+from systems import System
+
+STEPS_PER_LEG = 10  # of an interpolation: from one latent to just before the next
+
+
+def sample_latents(system: System, rng: np.random.Generator, count: int, truncate: float = 1.0) -> np.ndarray:
+    """Latents from the system's distribution, U(-1, 1) or N(0, 1), times `truncate`: float32 (count, latent_size).
+
+    A `truncate` below 1 gives faces that are more typical, less varied and paler. Scaling (Karras et al., 2019,
+    arXiv:1812.04948) keeps the identity of each face; the truncation of Brock et al. (2019, arXiv:1809.11096) does not.
+    """
+    shape = count, system.latent_size
+    latents = rng.standard_normal(shape) if system.latent == 'normal' else rng.uniform(-1, 1, shape)
+    return (latents * truncate).astype(np.float32)
+
+
+def lerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Linear interpolation: the points (n, latent_size) at `t` (n,), 0 to 1, between two latents (latent_size,)."""
+    return np.outer(1 - t, start) + np.outer(t, end)
+
+
+def slerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Spherical linear interpolation (Shoemake, 1985): like `lerp`, but along a great circle.
+
+    Normal latents lie close to a sphere, and a straight line would pass through its nearly empty interior (White,
+    2016, arXiv:1609.04468). If the latents are parallel or opposite, or one of them is zero, it is `lerp`.
+    """
+    norms = np.linalg.norm(start) * np.linalg.norm(end)
+    angle = np.arccos(np.clip(np.dot(start, end) / norms, -1, 1)) if norms else 0
+    if np.sin(angle) < 1e-6:
+        return lerp(start, end, t)
+    return (np.outer(np.sin((1 - t) * angle), start) + np.outer(np.sin(t * angle), end)) / np.sin(angle)
+
+
+def interpolate(latents: np.ndarray, between) -> np.ndarray:
+    """A closed path through `latents` (N, latent_size): float32 (N * STEPS_PER_LEG, latent_size).
+
+    The path leads from each latent to the next, and from the last back to the first, which is not repeated.
+    between: `lerp` or `slerp`.
+    """
+    t = np.arange(STEPS_PER_LEG) / STEPS_PER_LEG
+    latents = latents.astype(np.float64)
+    legs = [between(start, end, t) for start, end in zip(latents, np.roll(latents, -1, axis=0), strict=True)]
+    return np.concatenate(legs).astype(np.float32)

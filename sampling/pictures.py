@@ -1,0 +1,57 @@
+"""Pictures of faces: enlarged, labelled, animated."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from common.files import replacing
+
+LABEL_HEIGHT = 14  # pixels
+MAX_GIF_SIDE = 480  # pixels
+MAX_GIF_PIXELS = 1 << 24  # of all frames together: at most 23 MB, if they are noise
+PALETTE_FRAMES = 16  # frames that the palette is made from
+
+
+def enlarge(face: np.ndarray, scale: int) -> Image.Image:
+    """`face` (H, W, 3) with each pixel enlarged to `scale` x `scale`."""
+    return ImageOps.scale(Image.fromarray(face), scale, Image.Resampling.NEAREST)
+
+
+def label(face: np.ndarray, caption: str, scale: int) -> np.ndarray:
+    """`face` (H, W, 3) enlarged, with `caption` below it: uint8 (H * scale + LABEL_HEIGHT, W * scale, 3)."""
+    enlarged = enlarge(face, scale)
+    labelled = Image.new('RGB', (enlarged.width, enlarged.height + LABEL_HEIGHT))
+    labelled.paste(enlarged)
+    ImageDraw.Draw(labelled).text((2, enlarged.height + 1), caption, fill='white')
+    return np.asarray(labelled)
+
+
+def evenly_spaced(items: list, count: int) -> list:
+    """At most `count` of `items`, evenly spaced, including the first and the last."""
+    indices = np.linspace(0, len(items) - 1, min(len(items), count)).round().astype(int)
+    return [items[index] for index in indices]
+
+
+def gif_bounds(width: int, height: int) -> tuple[tuple[int, int], int]:
+    """The size that frames of `width` x `height` have in a GIF, (width, height), and the maximal number of frames."""
+    scale = min(1, MAX_GIF_SIDE / max(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return size, max(2, MAX_GIF_PIXELS // math.prod(size))
+
+
+def save_gif(frames: list[Image.Image], path: Path, duration: int, last: int | None = None) -> None:
+    """Save frames of one size as a GIF that loops forever; they are scaled down and thinned out to its `gif_bounds`.
+
+    duration: of each frame, in milliseconds; last: of the last frame, if different.
+    All frames share a palette and are not dithered, so that still colours do not flicker.
+    """
+    size, max_frames = gif_bounds(*frames[0].size)
+    frames = [frame.resize(size, Image.Resampling.BOX) for frame in evenly_spaced(frames, max_frames)]
+    colours = np.concatenate([np.asarray(frame) for frame in evenly_spaced(frames, PALETTE_FRAMES)])
+    palette = Image.fromarray(colours).quantize()
+    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    durations = [duration] * len(others) + [last or duration]
+    with replacing(path) as temporary:
+        first.save(temporary, 'GIF', save_all=True, append_images=others, duration=durations, loop=0, optimize=False)

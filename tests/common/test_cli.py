@@ -1,0 +1,153 @@
+import argparse
+import io
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from common import cli
+
+
+def run_code(code, **options):
+    """Run Python code that imports the modules of the project."""
+    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
+
+
+# --- arguments
+
+
+@pytest.mark.parametrize(
+    ('kind', 'text', 'value'),
+    [(int, '1', 1), (int, '10', 10), (int, ' 5 ', 5), (int, '1_0', 10), (float, '1', 1.0), (float, '2.5e0', 2.5)],
+)
+def test_a_number_in_the_range_is_taken(kind, text, value):
+    parsed = cli.number(kind, 1, 10)(text)
+    assert parsed == value and type(parsed) is kind
+
+
+@pytest.mark.parametrize(
+    ('kind', 'text'),
+    [(int, '0'), (int, '11'), (int, '1.5'), (int, 'nan'), (int, ''), (int, '9' * 5000), (float, '0.99'),
+     (float, '10.01'), (float, 'nan'), (float, 'inf'), (float, '-inf'), (float, 'x')],
+)  # fmt: skip
+def test_a_number_out_of_the_range_is_refused_with_the_range(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError, match=r'is not a (whole )?number from 1 to 10$'):
+        cli.number(kind, 1, 10)(text)
+
+
+def test_the_lower_end_of_a_range_may_be_excluded():
+    parse = cli.number(float, 0, 1, exclusive=True)
+    assert parse('1e-9') == 1e-9 and parse('1') == 1
+    with pytest.raises(argparse.ArgumentTypeError, match='above 0 to 1'):
+        parse('0')
+
+
+def test_a_path_is_not_empty():
+    assert cli.path('runs/x') == Path('runs/x')
+    with pytest.raises(argparse.ArgumentTypeError, match='empty'):
+        cli.path('')
+
+
+def test_flags_are_not_abbreviated_and_errors_are_raised():
+    parser = cli.Parser('A command.')
+    parser.add_argument('--count')
+    assert parser.parse_args(['--count', '1']).count == '1'
+    with pytest.raises(cli.UserError, match='--cou'):
+        parser.parse_args(['--cou', '1'])
+
+
+# --- the end of a command
+
+
+@pytest.mark.parametrize(
+    ('error', 'status', 'message'),
+    [
+        (None, 0, ''),
+        (SystemExit(), 0, ''),
+        (SystemExit(3), 3, ''),
+        (SystemExit('why'), 1, ''),
+        (KeyboardInterrupt(), 130, ''),
+        (cli.UserError('two\nlines'), 2, 'train.py: error: two lines\n'),
+        (OSError(28, 'No space left on device', 'x'), 2, "train.py: error: [Errno 28] No space left on device: 'x'\n"),
+    ],
+)
+def test_every_error_has_an_exit_status_and_at_most_one_line(monkeypatch, capsys, error, status, message):
+    monkeypatch.setattr(sys, 'argv', ['some/where/train.py'])
+    assert cli.exit_status(error) == status
+    assert capsys.readouterr() == ('', message)
+
+
+def test_an_error_of_the_program_itself_is_shown_with_its_traceback(capsys):
+    assert cli.exit_status(ZeroDivisionError('by zero')) == 1
+    assert 'ZeroDivisionError: by zero' in capsys.readouterr().err
+
+
+def test_a_path_that_the_terminal_cannot_show_is_printed_escaped():
+    code = "from common import cli; cli.run(lambda: print('\\udcff\\u2580'))"
+    result = run_code(code, env={'PYTHONIOENCODING': 'ascii', 'PATH': ''})
+    assert result.returncode == 0 and result.stdout == '\\udcff\\u2580\n', result.stderr
+
+
+def test_a_terminated_command_removes_its_temporary_files(tmp_path):
+    code = (
+        'import os, pathlib, signal\n'
+        'from common import cli, files\n'
+        'def main():\n'
+        f'    with files.replacing(pathlib.Path({str(tmp_path / "x")!r})):\n'
+        '        os.kill(os.getpid(), signal.SIGTERM)\n'
+        'cli.run(main)\n'
+    )
+    result = run_code(code)
+    assert result.returncode == 143 and result.stderr == '' and list(tmp_path.iterdir()) == []
+
+
+# --- signals
+
+STOP = (
+    'import os, signal\n'
+    'from common import cli\n'
+    'signal.signal(signal.SIG{0}, signal.{1})\n'  # whatever the tests were started with
+    'stop = cli.stop_on_signals()\n'
+    'os.kill(os.getpid(), signal.SIG{0})\n'
+    'print(stop.is_set(), flush=True)\n'
+    'os.kill(os.getpid(), signal.SIG{0})\n'
+    'print("still here")\n'
+)
+
+
+@pytest.mark.parametrize('name', ['INT', 'TERM', 'HUP'])
+def test_the_first_signal_asks_to_stop_and_the_second_ends_the_program(name):
+    result = run_code(STOP.format(name, 'SIG_DFL'))
+    assert result.stdout == 'True\n' and result.returncode == -signal.Signals[f'SIG{name}']
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    result = run_code(STOP.format('HUP', 'SIG_IGN'))
+    assert result.stdout == 'False\nstill here\n' and result.returncode == 0
+
+
+# --- progress bars
+
+
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_bar_shows_progress_and_unit_on_a_terminal(monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', Terminal())
+    with cli.progress(total=4, initial=1, unit=' steps', mininterval=0) as bar:
+        bar.update()
+    assert '2/4' in sys.stderr.getvalue() and 'steps/s' in sys.stderr.getvalue()
+
+
+def test_a_bar_is_silent_elsewhere(capsys):
+    with cli.progress(total=4) as bar:
+        bar.update()
+        bar.write('a line')
+    assert capsys.readouterr() == ('a line\n', '')

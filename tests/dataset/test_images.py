@@ -1,0 +1,90 @@
+"""Images of every format and mode, turned, transparent, huge, and tiny."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from conftest import encode
+from PIL import Image
+
+from dataset import DataError
+from dataset.images import MAX_PIXELS, crop_and_resize, open_image
+
+
+def read(file, side) -> np.ndarray:
+    """The whole of a square image at another size."""
+    with open_image(file) as image:
+        return np.asarray(crop_and_resize(image, (0, 0, *image.size), (side, side), min(image.size)))
+
+
+def color(image: Image.Image, **options) -> tuple[int, ...]:
+    """The one color of an image after it was saved and read again."""
+    file = io.BytesIO()
+    image.save(file, **({'format': 'PNG'} | options))
+    pixels = read(file, 4)
+    assert pixels.shape == (4, 4, 3) and pixels.dtype == np.uint8 and (pixels == pixels[0, 0]).all()
+    return tuple(pixels[0, 0].tolist())
+
+
+def test_grey_palette_cmyk_and_16_bit_images_become_rgb():
+    red = Image.new('RGB', (8, 8), (255, 0, 0))
+    assert color(Image.new('L', (8, 8), 77)) == (77, 77, 77)
+    assert color(red.convert('P')) == (255, 0, 0)
+    assert color(Image.new('CMYK', (8, 8), (0, 255, 255, 0)), format='TIFF') == (255, 0, 0)
+    assert color(Image.fromarray(np.full((8, 8), 128 * 257, np.uint16))) == (128, 128, 128)
+    assert color(Image.new('1', (8, 8), 1)) == (255, 255, 255)
+
+
+def test_transparent_parts_become_white():
+    assert color(Image.new('RGBA', (8, 8), (255, 0, 0, 0))) == (255, 255, 255)
+    assert color(Image.new('RGBA', (8, 8), (255, 0, 0, 255))) == (255, 0, 0)
+    assert color(Image.new('LA', (8, 8), (0, 0))) == (255, 255, 255)
+    assert color(Image.new('P', (8, 8), 0), transparency=0) == (255, 255, 255)
+
+
+def test_an_image_is_turned_upright_as_its_exif_data_asks():
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, 'PNG', exif=exif)
+    assert (read(file, 8)[0, 7] == 255).all()
+
+
+def large_png(side) -> bytes:
+    """A black PNG image with one bit per pixel."""
+
+    def chunk(kind, content):
+        return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
+
+    header = struct.pack('>IIBBBBB', side, side, 1, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes((1 + (side + 7) // 8) * side), 1)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', pixels) + chunk(b'IEND', b'')
+
+
+def test_large_and_tiny_images_within_the_limit_are_read():
+    assert read(io.BytesIO(large_png(8192)), 28).max() == 0
+    pixels = read(io.BytesIO(encode(np.full((1, 1, 3), 200))), 28)
+    assert pixels.shape == (28, 28, 3) and (pixels == 200).all()
+
+
+def test_an_image_of_too_many_pixels_is_an_error():
+    with pytest.raises(DataError, match=f'8193x8193 is more than {MAX_PIXELS} pixels'):
+        read(io.BytesIO(large_png(8193)), 28)
+
+
+@pytest.mark.parametrize('content', [b'', b'text', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n'])
+def test_a_file_of_an_unknown_format_is_an_error(content):
+    with pytest.raises(DataError, match='not an image of a known format'):
+        read(io.BytesIO(content), 28)
+
+
+def test_only_as_many_pixels_of_a_jpeg_are_decoded_as_are_needed():
+    file = io.BytesIO(encode(np.zeros((64, 64, 3)), 'JPEG'))
+    for min_side, decoded in ((64, 8), (56, 16), (32, 16), (16, 32), (8, 64)):  # for 8 pixels of min_side
+        with open_image(file) as image:
+            crop_and_resize(image, (0, 0, 64, 64), (8, 8), min_side)
+            assert image.size == (decoded, decoded)

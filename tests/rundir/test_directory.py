@@ -1,0 +1,77 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, assert_one_line, chosen, run_command
+
+from common import cli
+from rundir import directory
+from rundir.directory import FORMAT, read_run, write_run
+
+
+def test_what_is_written_is_read(tmp_path):
+    settings, _ = chosen('--system sharma --width 0.3')
+    write_run(tmp_path, settings, 44, 'a1b2')
+    run = read_run(tmp_path)
+    assert (run['format'], run['settings'], run['images'], run['data_digest']) == (FORMAT, settings, 44, 'a1b2')
+    assert set(run['versions']) == {'python', 'tensorflow', 'numpy'}
+    assert [path.name for path in tmp_path.iterdir()] == ['run.json']
+
+
+def test_a_directory_without_run_json_is_no_run(tmp_path):
+    with pytest.raises(cli.UserError, match='not the directory of a training run'):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'text', ['', '[]', '{}', '{"settings": []}', '{"settings": "oreilly"}', '{"format": "2"}', '[' * 100_000, '\0', '5']
+)
+def test_a_run_json_of_anything_else_is_damaged(tmp_path, text):
+    (tmp_path / 'run.json').write_text(text)
+    with pytest.raises(cli.UserError, match='run.json.*damaged'):
+        read_run(tmp_path)
+
+
+def test_bytes_that_are_no_text_are_damaged(tmp_path):
+    (tmp_path / 'run.json').write_bytes(b'\xff\xfe{')
+    with pytest.raises(cli.UserError, match='damaged'):
+        read_run(tmp_path)
+
+
+def test_a_run_without_the_digest_of_its_data_is_damaged(tmp_path):
+    (tmp_path / 'run.json').write_text(json.dumps({'settings': chosen('')[0]}))
+    with pytest.raises(cli.UserError, match='damaged'):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize('script', [['train.py', '--resume', '--run-dir'], ['generate.py', '--checkpoint']])
+def test_a_run_in_a_newer_format_is_refused_in_one_line(copy, tmp_path, script):
+    run = json.loads((copy / 'run.json').read_text())
+    # Whatever else a newer version changes.
+    (copy / 'run.json').write_text(json.dumps({'format': FORMAT + 1, 'settings': run}))
+    result = run_command(*script, copy, cwd=tmp_path)
+    assert_one_line(result, str(copy / 'run.json'), 'newer version')
+
+
+def test_a_run_directory_is_in_use_until_its_process_dies(tmp_path):
+    code = (
+        'import pathlib, sys, time\n'
+        'from rundir import directory\n'
+        'directory.lock(pathlib.Path(sys.argv[1]))\n'
+        'print(flush=True)\n'
+        'time.sleep(600)\n'
+    )
+    command = [sys.executable, '-c', code, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(cli.UserError, match=f'{tmp_path} is in use'):
+            directory.lock(tmp_path)
+        process.kill()
+    directory.lock(tmp_path)
+
+
+def test_without_locks_a_directory_is_used_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(directory.files, 'fcntl', None)
+    directory.lock(tmp_path)
+    directory.lock(tmp_path)

@@ -1,0 +1,188 @@
+import json
+
+import pytest
+from conftest import chosen
+
+from common import cli
+from rundir.directory import read_run
+from rundir.settings import (
+    ADDED,
+    DEFAULTS,
+    FIXED,
+    NEWEST,
+    OVERRIDES,
+    check_settings,
+    choose_settings,
+    flag,
+    parse_arguments,
+    system_of,
+)
+from sampling.generator import PRETRAINED
+from systems import SYSTEMS, System
+
+# Another value for each setting that is fixed for the life of a run.
+OTHER = {
+    'system': 'sharma', 'width': 0.5, 'seed': 1, 'local_batch_norm': True, 'reduce_precision': 'bf16', 'batch_size': 2,
+    'learning_rate': 0.5, 'learning_rate_ratio': 2.0, 'learning_rate_decay': 0.1, 'optimizer': 'rmsprop', 'beta1': 0.0,
+    'clip_value': 1.0, 'real_label': 0.7, 'fake_label': 0.1, 'wanted_label': 0.7, 'label_noise': 0.1, 'flip': 0.5,
+    'augment': 'translation', 'instance_noise': 0.1, 'update_order': 'simultaneous', 'latent_size': 7,
+    'latent': 'normal', 'leaky_slope': 0.3, 'dropout': 0.3, 'weight_stddev': 0.0, 'ema': 0.5, 'precision': 'bf16',
+    'crop': 99, 'samples': 9,
+}  # fmt: skip
+
+
+def flags_of(settings) -> list[str]:
+    return [flag(name) if value is True else f'{flag(name)}={value}' for name, value in settings.items()]
+
+
+# --- flags and what they add up to
+
+
+@pytest.mark.parametrize('name', SYSTEMS)
+def test_the_settings_of_a_system_are_its_own(name):
+    settings, system = chosen(f'--system {name}')
+    assert system == SYSTEMS[name]
+    assert all(settings[each] == getattr(SYSTEMS[name], each) for each in OVERRIDES)
+
+
+def test_only_what_follows_from_the_networks_cannot_be_overridden():
+    derived = {'article', 'image_size', 'generator', 'discriminator'}
+    schedules = {'epochs', 'steps', 'sample_every', 'sample_epochs'}
+    assert set(System._fields) == set(OVERRIDES) | schedules | derived
+
+
+@pytest.mark.parametrize('name', OVERRIDES)
+def test_a_flag_overrides_the_value_of_the_system(name):
+    settings, system = chosen(' '.join(flags_of({name: OTHER[name]})))
+    assert settings[name] == getattr(system, name) == OTHER[name] != getattr(SYSTEMS['oreilly'], name)
+
+
+def test_the_width_multiplies_the_channels_of_hidden_layers():
+    _, system = chosen('--width 0.1')
+    assert [layer.output for layer in system.generator] == [(2, 2, 51), 26, 13, 3]
+    assert [layer.output for layer in system.discriminator] == [6, 13, 26, (1,)]
+    _, system = chosen('--width 0.0001')
+    assert [layer.output for layer in system.generator] == [(2, 2, 1), 1, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ('flags', 'expected'),
+    [
+        ('', (2, None, 400, None)),
+        ('--epochs 7', (7, None, 400, None)),
+        ('--steps 7', (None, 7, 400, None)),
+        ('--epochs 7 --steps 9', (7, 9, 400, None)),
+        ('--sample-epochs 3', (2, None, None, 3)),
+        ('--sample-every 3', (2, None, 3, None)),
+    ],
+)
+def test_of_steps_and_epochs_the_given_one_counts(flags, expected):
+    settings, _ = chosen(flags)
+    assert tuple(settings[name] for name in ('epochs', 'steps', 'sample_every', 'sample_epochs')) == expected
+
+
+def test_paths_are_kept_absolute_and_names_of_data_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings, _ = chosen('--data pictures.zip --data-dir there')
+    assert settings['data'] == str(tmp_path / 'pictures.zip') and settings['data_dir'] == str(tmp_path / 'there')
+    assert [chosen(f'--data {name}')[0]['data'] for name in ('celeba', 'demo')] == ['celeba', 'demo']
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        ('--resume', '--run-dir'),
+        ('--gif', '--run-dir'),
+        ('--sample-every 9 --sample-epochs 9', '--sample-epochs'),
+        ('--data=', '--data is empty'),
+    ],
+)
+def test_flags_that_cannot_be_met_are_an_error(flags, message):
+    with pytest.raises(cli.UserError, match=message):
+        parse_arguments(flags.split())
+
+
+def test_resume_means_the_newest_checkpoint_or_one_of_a_step():
+    assert parse_arguments(['--run-dir', 'x']).resume is None
+    assert parse_arguments(['--run-dir', 'x', '--resume']).resume == NEWEST
+    assert parse_arguments(['--run-dir', 'x', '--resume', '12']).resume == 12
+
+
+# --- a run that goes on
+
+
+def test_what_a_run_is_made_of_is_fixed():
+    assert set(OTHER) == set(FIXED)
+    saved, _ = chosen('')
+    for name, value in OTHER.items():
+        given = parse_arguments(flags_of({name: value}))
+        with pytest.raises(cli.UserError, match=f'^{flag(name)} is {saved[name]} in this run'):
+            choose_settings(given, saved)
+        assert choose_settings(parse_arguments(flags_of({name: value})), saved | {name: value})[name] == value
+
+
+def test_the_rest_of_a_run_may_change():
+    saved, _ = chosen('--epochs 3 --sample-every 9')
+    flags = '--steps 7 --sample-epochs 2 --checkpoint-every 5 --keep-every 2 --evaluate-every 4 --xla --data demo'
+    changed = choose_settings(parse_arguments(flags.split()), saved)
+    expected = {
+        'epochs': None, 'steps': 7, 'sample_every': None, 'sample_epochs': 2, 'checkpoint_every': 5, 'keep_every': 2,
+        'evaluate_every': 4, 'xla': True, 'data': 'demo',
+    }  # fmt: skip
+    assert changed == saved | expected
+    assert choose_settings(parse_arguments([]), changed) | {'data_dir': ''} == changed | {'data_dir': ''}
+
+
+def test_an_old_run_goes_on_as_it_was():
+    saved, _ = chosen('')
+    old = {name: value for name, value in saved.items() if name not in ADDED}
+    check_settings(old)
+    assert choose_settings(parse_arguments([]), old) == saved | ADDED
+    # It was not fixed by what it lacks.
+    given = parse_arguments(['--local-batch-norm', '--reduce-precision', 'bf16'])
+    assert choose_settings(given, old) == saved | ADDED | {'local_batch_norm': True, 'reduce_precision': 'bf16'}
+
+
+def test_settings_that_older_runs_lack_get_the_value_that_changes_nothing():
+    published = System('', 28, (), ())
+    defaults = {name: getattr(published, name, DEFAULTS.get(name)) for name in ADDED}
+    assert defaults == ADDED
+
+
+def test_the_settings_of_the_pretrained_generator_are_complete():
+    assert system_of(ADDED | read_run(PRETRAINED)['settings']).image_size == 28
+
+
+# --- damaged settings
+
+
+@pytest.fixture
+def saved() -> dict:
+    return json.loads(json.dumps(chosen('')[0]))
+
+
+def test_settings_that_flags_can_express_are_valid(saved):
+    check_settings(saved)
+    check_settings(saved | {'data': '/elsewhere', 'epochs': None, 'steps': 7, 'xla': True, 'ema': 0.0})
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [('batch_size', 'many'), ('batch_size', -8), ('batch_size', None), ('batch_size', True), ('ema', [1]),
+     ('learning_rate', float('nan')), ('data', 5), ('data', None), ('epochs', None), ('xla', 'yes'), ('seed', 1.5),
+     ('local_batch_norm', 1), ('reduce_precision', None)],
+)  # fmt: skip
+def test_a_setting_with_an_impossible_value_is_named(saved, name, value):
+    with pytest.raises(cli.UserError, match=f'run.json are damaged: .*{name.replace("_", ".")}'):
+        check_settings(saved | {name: value})
+
+
+@pytest.mark.parametrize('name', ['unknown', 'run_dir'])
+def test_an_unknown_setting_is_named_as_one_of_a_newer_version(saved, name):
+    with pytest.raises(cli.UserError, match=f'of a newer version; unknown: {name}$'):
+        check_settings(saved | {name: 'x'})
+
+
+def test_settings_that_are_missing_are_named(saved):
+    with pytest.raises(cli.UserError, match='missing: ema, seed$'):
+        check_settings({name: value for name, value in saved.items() if name not in ('seed', 'ema', 'flip')})

@@ -1,0 +1,193 @@
+import errno
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import celeb_a, run_command
+
+import helper
+from common.cli import UserError
+from graph.session import tf
+from rundir import checkpoints
+from sampling import generator, metrics
+from sampling.generator import PRETRAINED, draw_interpolation, export_generator, restored_generator
+from sampling.latents import STEPS_PER_LEG
+
+
+def draw_faces(checkpoint, count, seed=0, truncate=1.0):
+    return np.concatenate(list(generator.draw_faces(checkpoint, count, seed, truncate)))
+
+
+def save_checkpoint(prefix, tensors):
+    """Save a checkpoint of `tensors`, arrays by name."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        variables = {name: tf.Variable(tensor) for name, tensor in tensors.items()}
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver(variables).save(session, str(prefix), write_meta_graph=False, write_state=False)
+
+
+def load_checkpoint(run_dir):
+    """The arrays of the best or newest checkpoint of a run, by name."""
+    saved = tf.train.load_checkpoint(str(checkpoints.find(run_dir)[1].prefix))
+    return {name: saved.get_tensor(name) for name in saved.get_variable_to_shape_map()}
+
+
+# --- faces
+
+
+def test_a_face_depends_on_its_seed_and_index_alone():
+    ten, many, other = draw_faces(PRETRAINED, 10), draw_faces(PRETRAINED, 150), draw_faces(PRETRAINED, 10, seed=1)
+    assert many.shape == (150, 28, 28, 3) and many.dtype == np.uint8
+    np.testing.assert_array_equal(ten, many[:10])
+    assert (ten != other).any(axis=(1, 2, 3)).all()
+
+
+def test_many_faces_are_drawn_in_chunks():
+    chunks = list(generator.draw_faces(PRETRAINED, 200, 0))
+    assert [len(faces) for faces in chunks] == [64, 64, 64, 8]
+
+
+def test_truncated_faces_are_less_varied():
+    full, half = draw_faces(PRETRAINED, 64), draw_faces(PRETRAINED, 64, truncate=0.5)
+    assert half.std(axis=0).mean() < 0.8 * full.std(axis=0).mean()
+
+
+@pytest.mark.parametrize('averaged', [('kernel', 'gamma', 'beta', 'bias'), ('moving_mean', 'moving_variance'), ('',)])
+def test_moving_averages_take_the_place_of_the_weights_that_have_them(tmp_path, averaged):
+    shutil.copy(PRETRAINED / 'run.json', tmp_path)
+    (tmp_path / 'checkpoints').mkdir()
+    tensors = {}
+    for name, tensor in load_checkpoint(PRETRAINED).items():
+        if name.endswith(averaged):
+            tensors |= {name: tensor + 1, f'{name}/ExponentialMovingAverage': tensor}
+        else:
+            tensors[name] = tensor
+    assert len(tensors) > len(load_checkpoint(PRETRAINED))
+    save_checkpoint(tmp_path / 'checkpoints' / 'step-1', tensors)
+    np.testing.assert_array_equal(draw_faces(tmp_path, 5), draw_faces(PRETRAINED, 5))
+
+
+@pytest.mark.parametrize(
+    ('flags', 'side'), [(('--latent', 'normal'), 28), (('--system', 'ranjan'), 64), (('--system', 'kdnuggets'), 128)]
+)
+def test_runs_of_other_systems_draw_faces_and_interpolations(tmp_path, pictures, flags, side):
+    flags = [*flags, '--width', 0.0625, '--batch-size', 2, '--steps', 1]
+    result = run_command('train.py', '--data', pictures, '--run-dir', 'run', *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    faces = draw_faces(tmp_path / 'run', 14)
+    assert faces.shape == (14, side, side, 3)
+    np.testing.assert_array_equal(faces[:3], draw_faces(tmp_path / 'run', 3))
+    with restored_generator(tmp_path / 'run') as restored:
+        frames = draw_interpolation(restored, 3, seed=0)
+    assert frames.shape == (3 * STEPS_PER_LEG, side, side, 3)
+    np.testing.assert_allclose(frames[::STEPS_PER_LEG].astype(int), faces[:3], atol=1)
+
+
+# --- the pretrained generator
+
+
+def test_the_pretrained_generator_is_small_and_nothing_but_a_generator():
+    assert sum(path.stat().st_size for path in (PRETRAINED / 'checkpoints').iterdir()) < 20 * 2**20
+    tensors = load_checkpoint(PRETRAINED)
+    # the published parameters, and two moving averages for each of 512 + 256 + 128 channels
+    assert sum(tensor.size for tensor in tensors.values()) == 4_312_195 + 2 * 896
+    assert all(name.startswith('generator/') and np.isfinite(tensor).all() for name, tensor in tensors.items())
+
+
+def test_the_pretrained_faces_are_varied_and_coloured_like_faces():
+    faces = draw_faces(PRETRAINED, 128) / 255
+    assert faces.std(axis=0).mean() > 0.15  # between faces, at each pixel
+    skin = faces[:, 10:20, 10:18].mean(axis=(0, 1, 2))
+    assert skin[0] > skin[1] > skin[2]  # more red than green than blue
+
+
+def test_the_pretrained_faces_are_close_to_real_ones(tmp_path):
+    dataset = helper.Dataset(helper.load_faces(celeb_a('CELEBA_ZIP'), 28, tmp_path))
+    held_out = dataset.faces[dataset.held_out]
+    distances = metrics.swd(draw_faces(PRETRAINED, len(held_out)), held_out)
+    assert distances[28] < 15 and distances[14] < 25  # of training faces: 7.2 and 18.6
+
+
+# --- damaged checkpoints
+
+
+def damaged_data(copy):
+    (path,) = copy.glob('checkpoints/*.data*')
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def damaged_index(copy):
+    (path,) = copy.glob('checkpoints/*.index')
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def empty_index(copy):
+    (path,) = copy.glob('checkpoints/*.index')
+    path.write_bytes(b'')
+
+
+def other_variables(copy):
+    save_checkpoint(copy / 'checkpoints' / 'best-33601', {'other': 1.0})
+
+
+def other_shapes(copy):
+    tensors = load_checkpoint(copy)
+    save_checkpoint(copy / 'checkpoints' / 'best-33601', {name: tensor[..., :1] for name, tensor in tensors.items()})
+
+
+@pytest.mark.parametrize('damage', [damaged_data, damaged_index, empty_index, other_variables, other_shapes])
+def test_a_damaged_or_foreign_checkpoint_is_a_user_error_that_names_it(tmp_path, damage):
+    copy = shutil.copytree(PRETRAINED, tmp_path / 'copy')
+    damage(copy)
+    with pytest.raises(UserError, match='copy/checkpoints/best-3360. is damaged, or belongs to another system'):
+        draw_faces(copy, 1)
+
+
+# --- exports
+
+
+def test_an_exported_generator_draws_the_same_faces_wherever_it_is_moved(tmp_path):
+    export_generator(PRETRAINED, tmp_path / 'new' / 'first')
+    (tmp_path / 'new' / 'first').rename(tmp_path / 'moved')
+    assert sorted(path.name for path in (tmp_path / 'moved').rglob('*')) == [
+        'best-33600.data-00000-of-00001', 'best-33600.index', 'checkpoints', 'run.json',
+    ]  # fmt: skip
+    np.testing.assert_array_equal(draw_faces(tmp_path / 'moved', 5), draw_faces(PRETRAINED, 5))
+
+
+def test_an_export_says_what_it_was_trained_on_but_not_where_that_is(tmp_path):
+    copy = shutil.copytree(PRETRAINED, tmp_path / 'copy')
+    run = json.loads((copy / 'run.json').read_text())
+    run['settings'] |= {'data': '/home/me/pictures.zip', 'data_dir': '/home/me/data'}
+    (copy / 'run.json').write_text(json.dumps(run))
+    export_generator(copy, tmp_path / 'mine')
+    exported = json.loads((tmp_path / 'mine' / 'run.json').read_text())
+    run['settings'] |= {'data': 'pictures.zip', 'data_dir': 'data'}
+    assert exported == run
+
+
+def test_an_export_overwrites_nothing(tmp_path):
+    with pytest.raises(UserError, match=f'{tmp_path} already exists'):
+        export_generator(PRETRAINED, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(generator.json, 'dumps', full)
+    with pytest.raises(OSError, match='mine'):
+        export_generator(PRETRAINED, tmp_path / 'mine')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_cannot_be_written_leave_nothing_behind(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, 'No space left on device')
+
+    monkeypatch.setattr(tf.train.Saver, 'save', full)
+    with pytest.raises(UserError, match='mine cannot be written, the disk may be full'):
+        export_generator(PRETRAINED, tmp_path / 'mine')
+    assert list(tmp_path.iterdir()) == []

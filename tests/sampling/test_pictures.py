@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from sampling import pictures
+from sampling.pictures import LABEL_HEIGHT, enlarge, evenly_spaced, gif_bounds, label, save_gif
+
+RNG = np.random.default_rng(0)
+
+
+def noise(side):
+    return Image.fromarray(RNG.integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+# --- enlarged and labelled faces
+
+
+def test_an_enlarged_pixel_is_a_square():
+    face = np.asarray(noise(4))
+    np.testing.assert_array_equal(enlarge(face, 3), face.repeat(3, axis=0).repeat(3, axis=1))
+
+
+def test_a_caption_is_below_the_face():
+    face = np.asarray(noise(28))
+    labelled = label(face, '7', 3)
+    assert labelled.shape == (28 * 3 + LABEL_HEIGHT, 28 * 3, 3) and labelled.dtype == np.uint8
+    np.testing.assert_array_equal(labelled[: 28 * 3], enlarge(face, 3))
+    caption = labelled[28 * 3 :]
+    assert caption.max() > 200 and (caption == 0).mean() > 0.5
+    assert (caption != label(face, '8', 3)[28 * 3 :]).any()
+
+
+# --- GIFs
+
+
+@pytest.mark.parametrize(
+    ('count', 'chosen'), [(1, [0]), (2, [0, 9]), (4, [0, 3, 6, 9]), (10, list(range(10))), (99, list(range(10)))]
+)
+def test_evenly_spaced_items_include_the_first_and_the_last(count, chosen):
+    assert evenly_spaced(list(range(10)), count) == chosen
+
+
+@pytest.mark.parametrize(
+    ('size', 'bounds'),
+    [((56, 28), ((56, 28), 10_699)), ((960, 240), ((480, 120), 291)), ((1, 10_000), ((1, 480), 34_952))],
+)
+def test_the_bounds_of_a_gif_keep_its_proportions(size, bounds):
+    assert gif_bounds(*size) == bounds
+
+
+def test_a_gif_loops_forever_and_rests_on_its_last_frame(tmp_path):
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    save_gif([Image.new('RGB', (10, 6), colour) for colour in colours], tmp_path / 'x.gif', 100, 900)
+    with Image.open(tmp_path / 'x.gif') as gif:
+        assert gif.n_frames == 3 and gif.size == (10, 6) and gif.info['loop'] == 0
+        for index, colour in enumerate(colours):
+            gif.seek(index)
+            assert gif.info['duration'] == (100, 100, 900)[index]
+            assert (np.asarray(gif.convert('RGB')) == colour).all()
+
+
+def test_still_parts_of_a_gif_do_not_flicker(tmp_path):
+    still, frames = noise(16), []
+    for _ in range(8):
+        frames.append(Image.new('RGB', (32, 16)))
+        frames[-1].paste(still)
+        frames[-1].paste(noise(16), (16, 0))
+    save_gif(frames, tmp_path / 'x.gif', 100)
+    seen = []
+    with Image.open(tmp_path / 'x.gif') as gif:
+        for index in range(8):
+            gif.seek(index)
+            seen.append(np.asarray(gif.convert('RGB'))[:, :16])
+    assert all((frame == seen[0]).all() for frame in seen)
+    assert np.abs(seen[0].astype(int) - np.asarray(still)).mean() < 30  # 256 colours for noise
+
+
+def test_large_frames_are_scaled_down_and_many_are_thinned_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, 'MAX_GIF_SIDE', 20)
+    monkeypatch.setattr(pictures, 'MAX_GIF_PIXELS', 20 * 10 * 5)
+    frames = [Image.new('RGB', (80, 40), (red, 0, 0)) for red in range(0, 120, 10)]
+    save_gif(frames, tmp_path / 'x.gif', 100)
+    with Image.open(tmp_path / 'x.gif') as gif:
+        assert gif.size == (20, 10) and gif.n_frames == 5
+        assert np.asarray(gif.convert('RGB'))[0, 0, 0] == 0
+        gif.seek(4)
+        assert np.asarray(gif.convert('RGB'))[0, 0, 0] == 110

@@ -1,0 +1,159 @@
+import re
+import shlex
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import chosen, new_run
+
+import train
+from graph.replica import Replica
+from graph.session import open_session, tf
+from rundir.checkpoints import Checkpoint, find_all
+from training import monitor
+from training.monitor import Evaluator, FailureMonitor, diversity, sign_of_failure
+
+RNG = np.random.default_rng(0)
+FACES = RNG.integers(96, 160, (64, 28, 28, 3), dtype=np.uint8)
+
+
+class Recorder:
+    """Keeps what it is to print and to record."""
+
+    def __init__(self):
+        self.printed, self.distances = [], {}
+
+    def print(self, text):
+        self.printed.append(text)
+
+    def add_distances(self, step, distances):
+        self.distances[step] = distances
+
+
+# --- the distance to held-out faces
+
+
+@pytest.fixture
+def evaluator(tmp_path) -> Evaluator:
+    (tmp_path / 'log.csv').write_text('step,swd\n')
+    return Evaluator(new_run('', RNG.integers(0, 256, (100, 28, 28, 3), dtype=np.uint8), tmp_path))
+
+
+def distance_of(evaluator, images, step=1):
+    """The distance that is measured of a generator that always draws `images`, uint8 (n, 28, 28, 3)."""
+    recorder = Recorder()
+    with tf.Graph().as_default() as graph, open_session(graph) as session:
+        z = tf.placeholder(tf.float32, [None, 100])
+        samples = tf.gather(tf.constant(images / 127.5 - 1, tf.float32), tf.range(tf.shape(z)[0]) % len(images))
+        samples.set_shape([None, 28, 28, 3])
+        distance = evaluator.evaluate(session, SimpleNamespace(input_z=z, samples=samples), step, recorder)
+    return distance, recorder
+
+
+def test_samples_like_the_held_out_faces_have_the_distance_0(evaluator):
+    distance, recorder = distance_of(evaluator, evaluator.run.dataset.faces[9::10])
+    assert distance == 0 and set(recorder.distances) == {1}
+    assert recorder.printed == ['Step 1: distance to held-out faces 0.00']
+
+
+def test_the_distance_is_the_mean_over_the_levels(evaluator):
+    distance, recorder = distance_of(evaluator, evaluator.run.dataset.faces[:10] // 2, step=7)
+    levels = recorder.distances[7]
+    assert set(levels) == {28, 14} and distance == pytest.approx(np.mean(list(levels.values()))) and distance > 1
+
+
+def test_a_smaller_distance_is_the_best(evaluator):
+    assert [evaluator.is_best(distance) for distance in (5.0, 6.0, 5.0, 4.0, 4.5)] == [True, False, False, True, False]
+    _, recorder = distance_of(evaluator, evaluator.run.dataset.faces[9::10])
+    assert 'the best before 4.00' in recorder.printed[0]
+
+
+def test_a_run_that_goes_on_knows_its_best_distance(tmp_path):
+    (tmp_path / 'checkpoints').mkdir()
+    (tmp_path / 'checkpoints' / 'best-2.index').touch()
+    (tmp_path / 'log.csv').write_text('step,swd\n1,\n2,3.5\n3,2\n')
+    evaluator = Evaluator(new_run('', FACES, tmp_path))
+    assert not evaluator.is_best(3.5) and evaluator.is_best(3.4)
+
+
+def test_a_run_without_held_out_faces_may_have_an_evaluator(tmp_path):
+    (tmp_path / 'log.csv').write_text('step,swd\n')
+    Evaluator(new_run('', FACES[:9], tmp_path))
+
+
+# --- signs of failure
+
+
+def test_diversity_is_the_deviation_between_faces_and_not_within_one():
+    assert diversity(np.stack([FACES[0]] * 5)) == 0
+    pair = np.stack([np.zeros((4, 4, 3)), np.full((4, 4, 3), 10)]).astype(np.uint8)
+    assert diversity(pair) == 5
+
+
+# The lowest loss is the entropy of both labels: of 0.9 it is -0.9 ln 0.9 - 0.1 ln 0.1 = 0.3251, of 0 and of 1 nothing.
+# Noise of 0.05 moves 0 and 1 by 0.025 on average, and -0.025 ln 0.025 - 0.975 ln 0.975 = 0.1169 for each of the two.
+@pytest.mark.parametrize(
+    ('flags', 'd_loss', 'generated', 'sign'),
+    [
+        ('', 0.9, 40, None),
+        ('', 0.34, 40, None),
+        ('', 0.326, 40, '0.3251'),
+        ('--real-label 1', 0.005, 40, '0.0000'),
+        ('--real-label 0 --fake-label 1', 0.005, 40, '0.0000'),
+        ('--real-label 0 --fake-label 1', 0.011, 40, None),
+        ('--real-label 0.1 --fake-label 1', 0.326, 40, '0.3251'),
+        ('--system kdnuggets', 0.243, 40, '0.2338'),
+        ('--system kdnuggets', 0.244, 40, None),
+        ('--real-label 1 --label-noise 0.05', 0.243, 40, '0.2338'),
+        ('', 0.9, 4.9, 'all the same'),
+        ('', 0.9, 5.1, None),
+    ],
+)
+def test_a_loss_near_the_lowest_possible_one_and_equal_faces_are_signs_of_failure(flags, d_loss, generated, sign):
+    found = sign_of_failure(chosen(flags)[1], d_loss, generated, real=50)
+    assert found is None if sign is None else sign in found
+
+
+def check(run, steps, failing, recorder):
+    """Check faces at each of `steps`; those in `failing` are all the same."""
+    watch = FailureMonitor(run, 0)
+    for step in steps:
+        watch.check(step, 0.9, np.repeat(FACES[:1], 9, axis=0) if step in failing else FACES[:9], recorder)
+    return watch
+
+
+@pytest.mark.parametrize(
+    ('every', 'failing', 'warned'),
+    [
+        (500, range(0, 10_000), 1500),  # at least three grids in a row
+        (100, range(0, 10_000), 1000),  # and at least 1000 steps
+        (100, range(300, 10_000), 1200),  # since the last grid without a sign
+        (100, range(300, 1101), None),
+        (2000, range(2000, 4001), None),
+    ],
+)
+def test_a_run_that_has_been_failing_for_long_is_reported_once(tmp_path, every, failing, warned):
+    recorder = Recorder()
+    watch = check(new_run('', FACES, tmp_path), range(every, 5000, every), failing, recorder)
+    assert len(recorder.printed) == (0 if warned is None else 1)
+    if warned is None:
+        assert not (tmp_path / 'warnings.log').exists()
+    else:
+        assert (tmp_path / 'warnings.log').read_text() == f'Step {warned}. {recorder.printed[0]}\n'
+        assert f'since step {watch.healthy} the faces are nearly all the same' in recorder.printed[0]
+
+
+def test_a_training_that_fails_is_reported_with_the_way_back(tmp_path, monkeypatch, capsys, no_signals):
+    monkeypatch.setattr(monitor, 'FAILING_STEPS', 300)
+    run_dir = tmp_path / 'my run'
+    flags = '--width 0.05 --batch-size 4 --steps 500 --sample-every 100 --checkpoint-every 50 --ema 0'
+    # A generator that wants its images to be told apart: soon all are.
+    flags += ' --learning-rate 0.001 --real-label 1 --wanted-label 0'
+    train.train(new_run(flags, FACES, run_dir), Replica())
+    (warning,) = re.findall('Warning: .*', capsys.readouterr().out)
+    assert (run_dir / 'warnings.log').read_text().endswith(f'{warning}\n')
+    assert len((run_dir / 'warnings.log').read_text().splitlines()) == 1
+    assert 'since step 100 the discriminator tells all faces apart' in warning
+    command = shlex.split(warning.split('to go back: ')[1])
+    assert command == ['python', 'train.py', '--resume', '100', '--run-dir', str(run_dir)]
+    assert Checkpoint(100, run_dir / 'checkpoints' / 'step-100') in find_all(run_dir)

@@ -1,0 +1,146 @@
+import io
+
+import numpy as np
+import pytest
+from conftest import log, new_run, read_events, read_log
+from PIL import Image
+
+from graph.session import tf
+from training.recorder import Recorder, summary
+from training.run import LOG_COLUMNS
+
+RNG = np.random.default_rng(0)
+FACES = RNG.integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
+
+
+def image_of(value):
+    return np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
+
+
+def values_by_tag(events):
+    """The steps and values of each tag."""
+    values = {}
+    for event in events:
+        for value in event.summary.value:
+            values.setdefault(value.tag, []).append((event.step, value))
+    return values
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of 4 steps an epoch whose directory is open."""
+    run = new_run('--batch-size 4 --epochs 2', FACES, tmp_path)
+    run.open_directory()
+    return run
+
+
+def scores(*values):
+    return np.array(values, np.float32).reshape(-1, 1)
+
+
+# --- one step after the other
+
+
+def test_a_step_is_logged_at_once_with_six_digits(run, tmp_path):
+    with Recorder(run, 0) as recorder:
+        recorder.add_step(1, (1.23456789, 0.5, scores(0.25, 0.75), scores(0.125)), 90.0, None)
+        recorder.add_step(5, (1e-9, 0.5, scores(1, 0), scores(1)), 90.123456789, 12.3456789)
+        assert [list(row.values()) for row in read_log(tmp_path)] == [
+            ['1', '1', '1.23457', '0.5', '0.5', '0.125', '90', ''],
+            ['5', '2', '1e-09', '0.5', '0.5', '1', '90.1235', '12.3457'],
+        ]
+    assert log(tmp_path)[0] == [name for name in LOG_COLUMNS if name != 'images_per_second']
+
+
+def test_a_grid_is_recorded_with_the_means_since_the_last_one(run, tmp_path, capsys):
+    with Recorder(run, 0) as recorder:
+        recorder.add_step(1, (1.0, 0.5, scores(0.2, 0.4), scores(0.1, 0.1)), 30.0, None)
+        recorder.add_step(2, (2.0, 1.5, scores(0.6, 0.8), scores(0.3, 0.3)), 60.0, None)
+        assert recorder.print_losses(2, FACES[:4]) == 1.5
+        recorder.add_step(3, (7.0, 9.0, scores(0.5, 0.5), scores(0.5, 0.5)), 10.0, None)
+        assert recorder.print_losses(3, FACES[:4]) == 7
+    line, _ = capsys.readouterr().out.splitlines()
+    assert line == (
+        'Epoch 1/2, step 2: discriminator loss 1.5000, generator loss 1.0000, D(x) 0.500, D(G(z)) 0.200, '
+        f'40.0 images/s, samples {tmp_path}/samples/step-00000002.png'  # 40: the time for both steps, in all
+    )
+    values = values_by_tag(read_events(tmp_path))
+    assert [(step, value.simple_value) for step, value in values['d_loss']] == [(2, 1.5), (3, 7.0)]
+    assert [(step, value.histo.num) for step, value in values['D(x)']] == [(2, 4), (3, 2)]
+    assert image_of(values['faces'][0][1]).shape == (56, 56, 3)
+    assert (tmp_path / 'losses.png').exists()
+
+
+def test_a_process_that_goes_on_hides_what_was_recorded_of_later_steps(run, tmp_path):
+    for step in (0, 7):
+        Recorder(run, step).__exit__(None, None, None)
+    starts = {event.step for event in read_events(tmp_path) if event.session_log.status == tf.SessionLog.START}
+    assert starts == {1, 8}
+
+
+def test_distances_are_recorded_by_their_level(run, tmp_path):
+    with Recorder(run, 0) as recorder:
+        recorder.add_distances(3, {28: 4.5, 14: 2.5})
+    values = values_by_tag(read_events(tmp_path))
+    assert {tag: value.simple_value for tag, [(_, value)] in values.items()} == {
+        'SWD x1000, 28x28': 4.5,
+        'SWD x1000, 14x14': 2.5,
+    }
+
+
+def test_a_disk_that_takes_no_more_is_noticed(run):
+    run.directory /= 'missing'
+    with pytest.raises(OSError, match='missing'), Recorder(run, 0):
+        pass
+
+
+# --- a whole run
+
+
+def test_tensorboard_gets_the_means_that_are_printed(trained):
+    events = read_events(trained)
+    logged = {(event.step, value.tag): value.simple_value for event in events for value in event.summary.value}
+    assert {step for step, tag in logged if tag == 'd_loss'} == {4, 8, 10}
+    (start,) = [event.step for event in events if event.session_log.status]
+    assert start == 1
+    expected = np.mean([float(row['d_loss']) for row in read_log(trained)[4:8]])
+    np.testing.assert_allclose(logged[8, 'd_loss'], expected, rtol=1e-4)
+
+
+def test_tensorboard_gets_the_graph_the_real_faces_and_each_grid(trained):
+    events = read_events(trained)
+    (graph,) = [event.graph_def for event in events if event.graph_def]
+    names = {node.name for node in tf.GraphDef.FromString(graph).node}
+    assert {'input_real', 'input_z', 'generator/layer1/dense/kernel'} <= names
+    values = values_by_tag(events)
+    assert [step for step, _ in values['faces']] == [0, 4, 8, 10]
+    assert [step for step, _ in values['real faces']] == [0]
+    for step, value in values['faces']:
+        np.testing.assert_array_equal(image_of(value), Image.open(trained / 'samples' / f'step-{step:08}.png'))
+    assert [(step, value.histo.num) for step, value in values['D(x)']] == [(4, 32), (8, 32), (10, 16)]  # batches of 8
+    assert [step for step, _ in values['D(G(z))']] == [4, 8, 10]
+
+
+def test_a_run_starts_with_generated_and_real_faces_side_by_side(trained):
+    start = np.asarray(Image.open(trained / 'samples' / 'start.png'))
+    generated = np.asarray(Image.open(trained / 'samples' / 'step-00000000.png'))
+    assert (start[: generated.shape[0], : generated.shape[1]] == generated).all()
+    real = start[: 6 * 28, -7 * 28 :]  # the 40 pictures there are, in a square of 7
+    assert real[: 5 * 28].std() > 20 and (real[-28:, 5 * 28 :] == 0).all()
+
+
+# --- summaries
+
+
+def test_a_summary_holds_scalars_images_and_histograms():
+    picture = Image.fromarray(FACES[0])
+    values = summary({'loss': 0.5}, {'faces': picture}, {'D(x)': [[0.01], [0.99], [0.99], [1.0]]}).value
+    scalar, image, histogram = values
+    assert (scalar.tag, scalar.simple_value) == ('loss', 0.5)
+    assert image.tag == 'faces' and (image_of(image) == FACES[0]).all()
+    assert (image.image.width, image.image.height, image.image.colorspace) == (28, 28, 3)
+    histogram = histogram.histo
+    assert (histogram.num, histogram.min, histogram.max) == (4, 0.01, 1.0)
+    np.testing.assert_allclose([histogram.sum, histogram.sum_squares], [2.99, 0.0001 + 2 * 0.9801 + 1])
+    assert len(histogram.bucket) == len(histogram.bucket_limit) == 50 and histogram.bucket_limit[0] == 0.02
+    assert histogram.bucket[0] == 1 and histogram.bucket[49] == 3 and sum(histogram.bucket) == 4

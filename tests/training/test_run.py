@@ -1,0 +1,230 @@
+import csv
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from conftest import NARROW, chosen, new_run
+from PIL import Image
+
+from common import cli
+from graph.replica import Replica
+from rundir.checkpoints import Checkpoint
+from rundir.directory import read_run
+from rundir.settings import parse_arguments
+from training import run as module
+from training.run import LOG_COLUMNS, cut_log, find_settings, load_faces, prepare_data, start_run
+
+FACES = np.arange(20 * 2 * 2 * 3, dtype=np.uint8).reshape(20, 2, 2, 3)  # 18 to train on
+
+
+def start(*flags, replica=None):
+    return start_run(parse_arguments([str(flag) for flag in flags]), replica or Replica())
+
+
+# --- how long, and when
+
+
+@pytest.mark.parametrize(
+    ('flags', 'last_step'),
+    [('--epochs 3', 12), ('--steps 7', 7), ('--epochs 3 --steps 7', 7), ('--epochs 3 --steps 99', 12)],
+)
+def test_a_run_ends_with_its_steps_or_its_epochs(flags, last_step):
+    run = new_run(f'--batch-size 4 {flags}', FACES)
+    assert run.steps_per_epoch == 4 and run.last_step == last_step
+
+
+def test_epochs_are_counted_from_1():
+    run = new_run('--batch-size 4', FACES)
+    assert [run.epoch(step) for step in (1, 4, 5, 8, 9)] == [1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ('flags', 'schedule'),
+    [
+        ('--epochs 2', {'sample': 400, 'save': 1000, 'keep': 4}),
+        ('--epochs 10', {'sample': 400, 'save': 1000, 'keep': 4}),
+        ('--epochs 11', {'sample': 400, 'save': 1000, 'keep': 8}),
+        ('--epochs 95', {'sample': 400, 'save': 1000, 'keep': 40}),
+        ('--steps 41', {'sample': 400, 'save': 1000, 'keep': 8}),
+        ('--sample-epochs 3 --keep-every 5 --checkpoint-every 6 --evaluate-every 7',
+         {'sample': 12, 'save': 6, 'keep': 20, 'evaluate': 7}),
+    ],
+)  # fmt: skip
+def test_a_run_has_a_schedule_and_keeps_ten_checkpoints_or_fewer(flags, schedule):
+    assert new_run(f'--batch-size 4 {flags}', FACES).schedule == schedule
+
+
+def test_everything_but_keeping_is_due_at_the_end():
+    run = new_run('--batch-size 4 --sample-every 3 --checkpoint-every 6 --keep-every 1 --evaluate-every 5', FACES)
+    due = [run.due(step, last=False) for step in (1, 3, 4, 6, 20)]
+    assert due == [set(), {'sample'}, {'keep'}, {'sample', 'save'}, {'keep', 'evaluate'}]
+    assert run.due(7, last=True) == {'sample', 'save', 'evaluate'}
+
+
+def test_the_real_samples_are_faces_of_the_training():
+    run = new_run('--samples 5', FACES)
+    assert run.real_samples.shape == (5, 2, 2, 3) and run.real_samples.dtype == np.uint8
+    training = {face.tobytes() for face in FACES[run.dataset.training]}
+    assert {face.tobytes() for face in run.real_samples} <= training
+    assert len(new_run('--samples 64', FACES).real_samples) == 18
+
+
+# --- the directory
+
+
+def test_an_open_directory_has_its_settings_its_folders_and_an_empty_log(tmp_path):
+    run = new_run('--batch-size 4', FACES, tmp_path / 'a' / 'run')
+    run.open_directory()
+    saved = read_run(run.directory)
+    assert saved['settings'] == run.settings and saved['data_digest'] == run.dataset.digest and saved['images'] == 20
+    assert sorted(path.name for path in run.directory.iterdir()) == ['checkpoints', 'log.csv', 'run.json', 'samples']
+    assert (run.directory / 'log.csv').read_text() == ','.join(LOG_COLUMNS) + '\n'
+    assert run.grid(12) == run.directory / 'samples' / 'step-00000012.png'
+
+
+def test_what_a_run_wrote_after_its_checkpoint_is_undone(copy):
+    run = new_run('', FACES, copy)
+    run.checkpoint = Checkpoint(6, copy / 'checkpoints' / 'step-6')
+    (copy / 'checkpoints' / 'step-11.data-00000-of-00001').touch()
+    (copy / f'.{"a" * 32}.log.csv').touch()
+    run.open_directory()
+    assert sorted(path.stem for path in copy.glob('checkpoints/*.index')) == ['keep-5', 'step-6']
+    assert not list(copy.glob('.*')) and not (copy / 'checkpoints' / 'step-11.data-00000-of-00001').exists()
+    with open(copy / 'log.csv', newline='') as file:
+        assert [row[0] for row in csv.reader(file)] == ['step', '1', '2', '3', '4', '5', '6']
+
+
+def test_only_whole_rows_of_the_log_are_kept(tmp_path):
+    rows = [f'{step},1,1.3,0.7,0.6,0.4,90,' for step in (1, 2, 3)]
+    path = tmp_path / 'log.csv'
+    for rest in ('', '4,2,1,1,1,1,1\n', '4,2,1,1', '\0\0\n', 'x,1,1,1,1,1,1,1\n', '²,1,1,1,1,1,1,1\n', '"'):
+        path.write_text('\n'.join([','.join(LOG_COLUMNS), *rows, rest]))
+        cut_log(path, 9)
+        assert path.read_text().splitlines()[1:] == rows, rest
+    path.write_bytes(path.read_bytes() + b'\xff\xfe\n')
+    cut_log(path, 2)
+    assert path.read_text().splitlines() == [','.join(LOG_COLUMNS), *rows[:2]]
+
+
+# --- which run, on which data
+
+
+def test_settings_are_those_of_the_run_that_goes_on(copy):
+    settings, saved = find_settings(parse_arguments(['--run-dir', str(copy), '--resume', '--steps', '99']), False)
+    assert saved['settings'] | {'epochs': None, 'steps': 99, 'data_dir': ''} == settings | {'data_dir': ''}
+
+
+def test_a_directory_that_holds_anything_is_not_overwritten(copy):
+    with pytest.raises(cli.UserError, match=f'{copy} is not empty: add --resume'):
+        find_settings(parse_arguments(['--run-dir', str(copy)]), several=False)
+
+
+def test_several_workers_may_resume_a_run_that_does_not_exist_yet(tmp_path):
+    args = parse_arguments(['--run-dir', str(tmp_path), '--resume'])
+    assert find_settings(args, several=True) == (chosen('')[0], {})
+    with pytest.raises(cli.UserError, match=f'{tmp_path} is not the directory of a training run'):
+        find_settings(args, several=False)
+    with pytest.raises(cli.UserError, match=f'{tmp_path} is not the directory of a training run'):
+        find_settings(parse_arguments(['--run-dir', str(tmp_path), '--resume', '3']), several=True)
+
+
+def test_sources_are_for_celeb_a_only():
+    with pytest.raises(cli.UserError, match='--sources'):
+        find_settings(parse_arguments(['--data', 'pictures.zip', '--sources', 'http://127.0.0.1:1/x']), several=False)
+
+
+def test_the_demo_says_what_it_is(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(module, 'load_demo', lambda cache_dir, side: (cache_dir, side))
+    settings, _ = chosen(f'--data demo --data-dir {tmp_path} --system ranjan')
+    assert load_faces(settings) == (tmp_path / 'prepared', 64)
+    assert 'none is a photograph' in capsys.readouterr().out
+
+
+def test_data_are_prepared_in_silence(pictures, tmp_path, capsys):
+    args = parse_arguments(['--data', str(pictures), '--data-dir', str(tmp_path)])
+    prepare_data(args)
+    assert len(list((tmp_path / 'prepared').glob('*.npy'))) == 1 and capsys.readouterr().out == ''
+
+
+def test_a_new_run_has_a_directory_of_its_own(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = start('--data', pictures, '--system', 'sharma', '--batch-size', 8)
+    assert re.fullmatch(r'runs/sharma-\d{8}-\d{6}', str(run.directory)) and run.directory.is_dir()
+    assert run.checkpoint is None and len(run.dataset.faces) == 44 and not run.preview
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint_or_that_of_a_step(copy):
+    run = start('--run-dir', copy, '--resume', 5)
+    assert run.directory == copy and run.checkpoint == Checkpoint(5, copy / 'checkpoints' / 'keep-5')
+    with pytest.raises(cli.UserError, match='in use'):  # by this process
+        start('--run-dir', copy, '--resume')
+
+
+def test_a_run_that_has_ended_says_so(copy):
+    with pytest.raises(cli.UserError, match='step-10 has made all of 10 steps: to go on, raise --epochs or --steps'):
+        start('--run-dir', copy, '--resume')
+
+
+def test_a_run_does_not_go_on_with_other_faces(copy, tmp_path):
+    other = tmp_path / 'other'
+    other.mkdir()
+    for number in range(40):
+        Image.new('RGB', (30, 30), (number, 0, 0)).save(other / f'{number}.png')
+    with pytest.raises(cli.UserError, match=f'{other} does not hold the faces that the run began with'):
+        start('--run-dir', copy, '--resume', '--data', other, '--epochs', 3)
+
+
+def test_a_run_goes_on_with_the_same_faces_in_another_place(copy, pictures, tmp_path):
+    other = shutil.copy(pictures, tmp_path / 'other.zip')
+    run = start('--run-dir', copy, '--resume', '--data', other, '--epochs', 3)
+    assert run.settings['data'] == str(other) and run.last_step == 15
+
+
+def test_too_few_images_for_a_batch_are_an_error(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(cli.UserError, match='40 images do not fill a batch of 41: lower --batch-size'):
+        start('--data', pictures, '--batch-size', 41)
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_without_held_out_faces_there_is_nothing_to_compare_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'few').mkdir()
+    for number in range(9):
+        Image.new('RGB', (30, 30), (number, 0, 0)).save(tmp_path / 'few' / f'{number}.png')
+    with pytest.raises(cli.UserError, match='--evaluate-every: none of the 9 faces'):
+        start('--data', 'few', '--batch-size', 2, '--evaluate-every', 1)
+    assert not (tmp_path / 'runs').exists()
+
+
+# --- a replica that is not the chief
+
+
+class Second(Replica):
+    """The second of two replicas; the chief has broadcast `values`."""
+
+    index, count = 1, 2
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def broadcast(self, value):
+        return self.values.pop(0)
+
+
+def test_another_replica_trains_the_run_of_the_chief_on_its_own_data(copy, pictures, tmp_path):
+    saved = read_run(copy)
+    settings = json.loads(json.dumps(saved['settings'] | {'data': '/on/the/chief', 'data_dir': '/there'}))
+    replica = Second(settings, saved['data_digest'])
+    flags = '--data', pictures, '--data-dir', tmp_path / 'mine', '--run-dir', copy, '--resume'
+    run = start(*flags, *NARROW, replica=replica)
+    assert run.settings == saved['settings'] | {'data': str(pictures), 'data_dir': str(tmp_path / 'mine')}
+    assert run.directory is None and run.checkpoint is None and replica.values == []
+
+
+def test_replicas_with_different_data_do_not_train(copy, pictures, tmp_path):
+    settings = read_run(copy)['settings']
+    with pytest.raises(cli.UserError, match='does not hold the faces that the chief has'):
+        start('--data', pictures, '--data-dir', tmp_path, replica=Second(settings, 'another digest'))

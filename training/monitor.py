@@ -1,0 +1,93 @@
+"""How a training goes: the distance of its samples to held-out faces, and signs that it fails."""
+
+import math
+from functools import cached_property
+
+import numpy as np
+
+from rundir.checkpoints import advice_to_go_back, best_distance
+from sampling.generator import draw
+from sampling.latents import sample_latents
+from sampling.metrics import subset, swd
+from systems import System
+from training.recorder import Recorder
+from training.run import Run
+
+MAX_FACES = 1024  # that are drawn, and compared with as many held-out ones
+LOSS_MARGIN = 0.01  # above the lowest possible loss of the discriminator
+MIN_DIVERSITY = 0.1  # of that of real faces
+# A training fails when it shows a sign in this many grids in a row, over this many steps.
+FAILING_SAMPLES, FAILING_STEPS = 3, 1000
+
+
+class Evaluator:
+    """Compares samples with held-out faces: always the same latents with the same faces."""
+
+    def __init__(self, run: Run):
+        self.run, self.best = run, best_distance(run.directory)
+
+    @cached_property
+    def held_out(self):
+        return self.run.dataset.faces[subset(self.run.dataset.held_out, MAX_FACES)]
+
+    @cached_property
+    def latents(self):
+        rng = np.random.default_rng((3, self.run.settings['seed']))
+        return sample_latents(self.run.system, rng, len(self.held_out))
+
+    def evaluate(self, session, graph, step: int, recorder: Recorder) -> float:
+        """The sliced Wasserstein distance x1000 of samples to held-out faces, the mean over the levels."""
+        distances = swd(np.concatenate(list(draw(session, graph.input_z, graph.samples, self.latents))), self.held_out)
+        recorder.add_distances(step, distances)
+        distance = float(np.mean(list(distances.values())))
+        before = f', the best before {self.best:.2f}' if self.best < math.inf else ''
+        recorder.print(f'Step {step}: distance to held-out faces {distance:.2f}{before}')
+        return distance
+
+    def is_best(self, distance: float) -> bool:
+        """Whether this is the smallest distance so far."""
+        previous, self.best = self.best, min(distance, self.best)
+        return distance < previous
+
+
+def diversity(faces: np.ndarray) -> float:
+    """How much faces, uint8 (N, H, W, 3), differ: the standard deviation over the faces, averaged over all values."""
+    return float(np.std(faces, axis=0).mean())
+
+
+def sign_of_failure(system: System, d_loss: float, generated: float, real: float) -> str | None:
+    """What shows that the training fails, or None.
+
+    d_loss: mean loss of the discriminator. generated, real: the diversity of generated and of real faces.
+    """
+    labels = [label + (1 - 2 * label) * system.label_noise / 2 for label in (system.real_label, system.fake_label)]
+    lowest = sum(p * math.log(1 / p) for label in labels for p in (label, 1 - label) if p)  # the entropy of the labels
+    if d_loss < lowest + LOSS_MARGIN:
+        return f'the discriminator tells all faces apart (its loss is {d_loss:.4f}, at least {lowest:.4f} in any case)'
+    if generated < real * MIN_DIVERSITY:
+        return f'the faces are nearly all the same (diversity {generated:.2f}, of real faces {real:.2f})'
+    return None
+
+
+class FailureMonitor:
+    """Warns once when a run has been failing for long; it was `healthy` at the step it starts from."""
+
+    def __init__(self, run: Run, step: int):
+        self.run, self.real = run, diversity(run.real_samples)
+        self.healthy, self.failing, self.warned = step, 0, False
+
+    def check(self, step: int, d_loss: float, faces: np.ndarray, recorder: Recorder) -> None:
+        """Look for signs of failure. d_loss: mean of the discriminator's since the last check; faces: samples."""
+        sign = sign_of_failure(self.run.system, d_loss, diversity(faces), self.real)
+        if sign is None:
+            self.healthy, self.failing = step, 0
+            return
+        self.failing += 1
+        if self.warned or self.failing < FAILING_SAMPLES or step - self.healthy < FAILING_STEPS:
+            return
+        self.warned = True
+        directory = self.run.directory
+        warning = f'Warning: since step {self.healthy} {sign}; {advice_to_go_back(directory, self.healthy)}'
+        recorder.print(warning)
+        with open(directory / 'warnings.log', 'a') as file:
+            file.write(f'Step {step}. {warning}\n')

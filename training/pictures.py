@@ -1,0 +1,100 @@
+"""The pictures of a run: the curves of its log, the GIF of its grids, faces in the terminal."""
+
+import gc
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common import cli, files
+from common.lazy import LazyModule
+from helper import images_square_grid
+from rundir.checkpoints import find_grids
+from sampling.pictures import evenly_spaced, gif_bounds, save_gif
+
+figure = LazyModule('matplotlib.figure')
+
+MAX_POINTS = 200  # of a curve, each a mean over some steps
+FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 150, 3000
+PREVIEW_SIDE = 20  # of a face in the terminal, pixels
+CUBE = np.array([0, 95, 135, 175, 215, 255])  # the levels of red, green and blue in a terminal's 256 colours
+
+
+def plot_losses(log: Path, path: Path) -> None:
+    """Plot log.csv: both losses, D(x) and D(G(z)), and the distance to held-out faces if it was measured."""
+    rows = np.atleast_2d(np.genfromtxt(log, delimiter=',', skip_header=1))
+    evaluated = rows[np.isfinite(rows[:, -1])]
+    window = max(1, len(rows) // MAX_POINTS)
+    means = rows[: len(rows) // window * window].reshape(-1, window, rows.shape[1]).mean(axis=1)
+    steps, _, d_loss, g_loss, d_real, d_fake, *_ = means.T
+    curves = [
+        [(steps, d_loss, 'discriminator loss'), (steps, g_loss, 'generator loss')],
+        [(steps, d_real, 'D(x)'), (steps, d_fake, 'D(G(z))')],
+    ]
+    if len(evaluated):
+        curves.append([(evaluated[:, 0], evaluated[:, -1], 'distance to held-out faces, SWD x1000')])
+    plot = figure.Figure(figsize=(5 * len(curves), 4), layout='tight')
+    for axes, panel in zip(plot.subplots(1, len(curves)), curves, strict=True):
+        for x, y, label in panel:
+            axes.plot(x, y, label=label)
+        axes.set_xlabel('step')
+        axes.legend()
+    with files.replacing(path) as temporary:
+        plot.savefig(temporary)
+    del plot, axes
+    gc.collect()  # a figure is a reference cycle of megabytes, and Python would collect it too late
+
+
+def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two pictures with a gap between them."""
+    gap = max(4, left.width // 16)
+    both = Image.new('RGB', (left.width + gap + right.width, max(left.height, right.height)), 'white')
+    both.paste(left)
+    both.paste(right, (left.width + gap, 0))
+    return both
+
+
+def training_gif(run_dir: Path) -> Path:
+    """Make training.gif from the grids of a run. Raises UserError if there are none."""
+    grids = find_grids(run_dir)
+    if not grids:
+        raise cli.UserError(f'{run_dir} has no grids of samples: it is not the directory of a training run')
+    with Image.open(grids[-1]) as newest:
+        size, count = gif_bounds(*newest.size)
+    frames = []
+    for path in evenly_spaced(grids, count):
+        with Image.open(path) as grid:
+            frames.append(grid.convert('RGB').resize(size, Image.Resampling.BOX))
+    save_gif(frames, run_dir / 'training.gif', FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS)
+    return run_dir / 'training.gif'
+
+
+def preview(faces: np.ndarray) -> str:
+    """As many of `faces`, uint8 (N, H, W, 3), as fit the terminal, in coloured half blocks."""
+    columns, lines = shutil.get_terminal_size()
+    side = min(PREVIEW_SIDE, columns)
+    across, down = columns // side, max(1, (lines - 4) * 2 // side)
+    small = [Image.fromarray(face).resize((side, side), Image.Resampling.BOX) for face in faces[: across * down]]
+    grid = images_square_grid(np.array(small), columns=min(across, len(small)))
+    return half_blocks(np.asarray(grid), os.environ.get('COLORTERM') in ('truecolor', '24bit'))
+
+
+def half_blocks(pixels: np.ndarray, true_colour: bool) -> str:
+    """A picture, uint8 (H, W, 3), as lines of upper half blocks, each character two pixels high.
+
+    true_colour: in 24-bit colours, otherwise in the nearest of the 6x6x6 colours among a terminal's 256.
+    """
+
+    def colour(pixel):
+        if true_colour:
+            return '2;{};{};{}'.format(*pixel)
+        red, green, blue = np.abs(CUBE - pixel[:, None].astype(int)).argmin(axis=1)
+        return f'5;{16 + 36 * red + 6 * green + blue}'
+
+    rows = zip(pixels[::2], pixels[1::2], strict=True)
+    return '\n'.join(
+        ''.join(f'\x1b[38;{colour(upper)};48;{colour(lower)}m▀' for upper, lower in zip(*row, strict=True)) + '\x1b[0m'
+        for row in rows
+    )

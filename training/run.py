@@ -1,0 +1,190 @@
+"""A training run: what it trains on, for how long, when it shows and saves, and its directory."""
+
+import contextlib
+import csv
+import datetime
+import math
+import sys
+from argparse import Namespace
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+import helper
+from common import cli, files
+from dataset import DataError
+from graph.replica import Replica
+from rundir import checkpoints, directory
+from rundir.checkpoints import Checkpoint
+from rundir.settings import NEWEST, choose_settings, system_of
+from sampling.demo import load_demo
+from systems import SYSTEMS, System
+
+MAX_KEPT_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
+LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second', 'swd')
+
+
+@dataclass
+class Run:
+    """A training run.
+
+    settings: see `rundir.settings.choose_settings`. checkpoint: where it goes on, None for a new run.
+    directory: None in a process that is not the chief. preview: show samples in the terminal.
+    """
+
+    settings: dict
+    dataset: helper.Dataset
+    directory: Path | None = None
+    checkpoint: Checkpoint | None = None
+    preview: bool = False
+
+    @cached_property
+    def system(self) -> System:
+        return system_of(self.settings)
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        return self.dataset.steps_per_epoch(self.system.batch_size)
+
+    @cached_property
+    def last_step(self) -> float:
+        steps, epochs = self.settings['steps'], self.settings['epochs']
+        return min(steps or math.inf, (epochs or math.inf) * self.steps_per_epoch)
+
+    def epoch(self, step: int) -> int:
+        """The epoch of a step, both counted from 1."""
+        return math.ceil(step / self.steps_per_epoch)
+
+    @cached_property
+    def schedule(self) -> dict[str, int]:
+        """What is done every so many steps: 'sample', 'save', 'keep', 'evaluate'."""
+        settings = self.settings
+        keep_epochs = settings['keep_every'] or math.ceil(self.epoch(self.last_step) / MAX_KEPT_CHECKPOINTS)
+        schedule = {
+            'sample': settings['sample_every'] or settings['sample_epochs'] * self.steps_per_epoch,
+            'save': settings['checkpoint_every'],
+            'keep': keep_epochs * self.steps_per_epoch,
+        }
+        return schedule | ({'evaluate': settings['evaluate_every']} if settings['evaluate_every'] else {})
+
+    def due(self, step: int, last: bool) -> set[str]:
+        """What is due after a step, as `schedule` names it. last: the training ends, and all but 'keep' is due."""
+        return {what for what, every in self.schedule.items() if step % every == 0 or (last and what != 'keep')}
+
+    @cached_property
+    def real_samples(self) -> np.ndarray:
+        """As many real faces as a grid has, uint8 (N, H, W, 3)."""
+        count = min(self.system.samples, len(self.dataset.training))
+        batch = next(self.dataset.get_batches(count, self.settings['seed'], epoch=0))
+        return helper.to_uint8(batch, (-0.5, 0.5))
+
+    def grid(self, step: int) -> Path:
+        """The path of the grid of samples of a step."""
+        return self.directory / 'samples' / f'step-{step:08}.png'
+
+    def open_directory(self) -> None:
+        """Write run.json, make folders, and undo what the run wrote after its checkpoint."""
+        step = self.checkpoint.step if self.checkpoint else 0
+        for folder in ('checkpoints', 'samples'):
+            (self.directory / folder).mkdir(parents=True, exist_ok=True)
+        directory.write_run(self.directory, self.settings, len(self.dataset.faces), self.dataset.digest)
+        checkpoints.delete_unfinished(self.directory)
+        checkpoints.set_aside_later(self.directory, step)
+        cut_log(self.directory / 'log.csv', step)
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Keep the intact rows of log.csv up to `step`; a crash can leave others."""
+    rows = []
+    if path.exists():
+        with open(path, newline='', errors='replace') as file:
+            rows = [row for row in csv.reader(file) if len(row) == len(LOG_COLUMNS) and row[0].isdecimal()]
+    with files.replacing(path) as temporary, open(temporary, 'w', newline='') as file:
+        csv.writer(file, lineterminator='\n').writerows([LOG_COLUMNS, *(row for row in rows if int(row[0]) <= step)])
+
+
+def load_faces(settings: dict, sources: list[str] | None = None) -> np.ndarray:
+    """The faces that --data names, uint8 (N, H, W, 3). sources: URLs to download CelebA from. Raises UserError."""
+    data_dir, size = Path(settings['data_dir']), SYSTEMS[settings['system']].image_size
+    source = settings['data']
+    if source == 'demo':
+        print('The demo faces are drawn by the pretrained generator; none is a photograph.')
+        return load_demo(data_dir / 'prepared', size)
+    if source == 'celeba':
+        try:
+            source = helper.download_celeb_a(data_dir, sources or helper.CELEB_A_SOURCES)
+        except DataError as error:
+            raise cli.UserError(f'{error}. Without it: --data demo, or --data PATH for your own pictures') from None
+    return helper.load_faces(source, size, data_dir / 'prepared', settings['crop'])
+
+
+def find_settings(args: Namespace, several: bool) -> tuple[dict, dict]:
+    """The settings of the run that the flags describe, and the run.json of one that goes on, else {}.
+
+    several: whether several workers train. Then --resume also starts a run that does not exist yet, so that a
+    scheduler can restart a failed job with the same command. Raises UserError.
+    """
+    exists = bool(args.run_dir) and files.has_files(args.run_dir)
+    resumes = args.resume and (exists or not several or args.resume != NEWEST)
+    if exists and not resumes:
+        raise cli.UserError(f'{args.run_dir} is not empty: add --resume to go on, or name another --run-dir')
+    saved = directory.read_run(args.run_dir) if resumes else {}
+    settings = choose_settings(args, saved.get('settings'))
+    if args.sources and settings['data'] != 'celeba':
+        raise cli.UserError('--sources is for --data celeba only')
+    return settings, saved
+
+
+def prepare_data(args: Namespace) -> None:
+    """Load the faces once, silently, so that several workers find them prepared. Raises UserError."""
+    settings, _ = find_settings(args, several=True)
+    with contextlib.redirect_stdout(None):
+        load_faces(settings, args.sources)
+
+
+def start_run(args: Namespace, replica: Replica) -> Run:
+    """The run that the flags describe, new or resumed; on replicas other than the chief, that of the chief.
+
+    The chief locks the run directory. Raises UserError.
+    """
+    settings, saved, checkpoint = {}, {}, None
+    if replica.is_chief:
+        settings, saved = find_settings(args, replica.count > 1)
+        if saved:
+            directory.lock(args.run_dir)
+            checkpoint = checkpoints.find_to_resume(args.run_dir, args.resume)
+    settings = replica.broadcast(settings)
+    if not replica.is_chief:  # its data may be in another place
+        own = choose_settings(args)
+        settings |= {name: own[name] for name in ('data_dir', 'data') if name == 'data_dir' or args.data}
+    replica.shard(settings['batch_size'])  # an error now saves loading the data
+    preview = args.preview and sys.stdout.isatty()
+    run = Run(settings, helper.Dataset(load_faces(settings, args.sources)), args.run_dir, checkpoint, preview)
+    check_data(run, saved, replica)
+    if not replica.is_chief:
+        run.directory = None
+    elif not saved:
+        name = f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
+        run.directory = run.directory or files.unused(Path('runs') / name)
+        run.directory.mkdir(parents=True, exist_ok=True)
+        directory.lock(run.directory)
+    return run
+
+
+def check_data(run: Run, saved: dict, replica: Replica) -> None:
+    """Raise UserError if the run cannot train on its data. saved: its run.json, if it is resumed."""
+    dataset, data, batch_size = run.dataset, run.settings['data'], run.system.batch_size
+    if not run.steps_per_epoch:
+        raise cli.UserError(f'{len(dataset.training)} images do not fill a batch of {batch_size}: lower --batch-size')
+    if run.settings['evaluate_every'] and not len(dataset.held_out):
+        raise cli.UserError(f'--evaluate-every: none of the {len(dataset.faces)} faces is held out to compare with')
+    if saved and saved['data_digest'] != dataset.digest:
+        raise cli.UserError(f'{data} does not hold the faces that the run began with: see --data')
+    if run.checkpoint and run.checkpoint.step >= run.last_step:
+        raise cli.UserError(
+            f'{run.checkpoint.prefix} has made all of {run.last_step} steps: to go on, raise --epochs or --steps'
+        )
+    if replica.broadcast(dataset.digest) != dataset.digest:
+        raise cli.UserError(f'{data} does not hold the faces that the chief has: see --data')
