@@ -136,7 +136,7 @@ def store_statistics(system: System, z, ema=None):
     They are taken from the weights that draw, so they fit averaged weights too, and without dropout, as samples are.
     z: latents (N, latent_size), some hundreds.
     """
-    statistics = []
+    statistics: list = []
     system = system._replace(dropout=0.0)
     generator(system, z, training=True, reuse=tf.AUTO_REUSE, ema=ema, statistics=statistics)
     return tf.group(statistics)

@@ -6,9 +6,7 @@ What makes this safe and fast (resumed downloads, damaged images, all cores, the
 import functools
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -31,22 +29,20 @@ PREPARATION = 'central crop, bilinear, 3'  # names prepared arrays: change it wh
 HOLD_OUT = 10  # one face in ten is never trained on: generated faces are compared with those
 
 
-def download_celeb_a(
-    data_dir: str | Path, sources: Iterable[str] = CELEB_A_SOURCES, size: int = CELEB_A_SIZE, md5: str = CELEB_A_MD5
-) -> Path:
+def download_celeb_a(data_dir: str | Path, sources=CELEB_A_SOURCES) -> Path:
     """Download the official CelebA archive into `data_dir`, unless it is there, and return its path.
 
-    sources: URLs, tried in turn until one gives a file of the right `size` in bytes and the right `md5`.
-    Raises DataError if none does, or if a file of that name has another size.
+    sources: URLs, tried in turn until one gives a file of the right size and MD5. Raises DataError if none does, or if
+    a file of that name has another size.
     """
-    return download(Path(data_dir) / CELEB_A, sources, size, md5)
+    return download(Path(data_dir) / CELEB_A, sources, CELEB_A_SIZE, CELEB_A_MD5)
 
 
-def get_image(image_path: str | Path | BinaryIO, width: int, height: int, crop: int = FACE_SIZE) -> np.ndarray:
-    """Read the face in an image file as uint8 (height, width, 3), bilinear, as published.
+def get_image(image_path, width: int, height: int, crop: int = FACE_SIZE) -> np.ndarray:
+    """Read the face in an image file (a path or an open file) as uint8 (height, width, 3), bilinear, as published.
 
-    An aligned CelebA image, 178x218, is cropped to its central square of side `crop`. At another resolution of it the
-    square scales with the width. Any other image is cropped to its largest central square.
+    An aligned CelebA image, 178x218, is cropped to its central square of side `crop`, which scales with the width at
+    other resolutions of it. Any other image is cropped to its largest central square.
     Raises DataError for an unknown format or too many pixels, and nearly any exception for a broken image.
     """
     with open_image(image_path) as image:
@@ -55,16 +51,15 @@ def get_image(image_path: str | Path | BinaryIO, width: int, height: int, crop: 
         if image.height == round(image.width * ALIGNED_HEIGHT / ALIGNED_WIDTH):
             side = max(1, round(image.width * crop / ALIGNED_WIDTH))
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        box = (left, top, left + side, top + side)
-        return np.asarray(crop_and_resize(image, box, (width, height), min_side))
+        return np.asarray(crop_and_resize(image, (left, top, left + side, top + side), (width, height), min_side))
 
 
 def load_faces(source: str | Path, image_size: int, cache_dir: str | Path, crop: int = FACE_SIZE) -> np.ndarray:
     """Load all faces of a zip archive or a folder of images as uint8 (N, image_size, image_size, 3).
 
     They are decoded once, on all cores, and memory-mapped from a .npy file in `cache_dir` from then on.
-    Images that cannot be read are reported on stderr and left out. Raises DataError if there are no images or more than
-    1% cannot be read, and OSError if the source cannot be read or the array cannot be written.
+    Unreadable images are reported on stderr and left out. Raises DataError if there are no images or more than 1% are
+    unreadable, and OSError if the source cannot be read or the array cannot be written.
     """
     read_image = functools.partial(get_image, width=image_size, height=image_size, crop=crop)
     return load_prepared(Path(source), image_size, Path(cache_dir), read_image, crop, PREPARATION)
@@ -72,17 +67,13 @@ def load_faces(source: str | Path, image_size: int, cache_dir: str | Path, crop:
 
 def get_batch(faces: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """The faces at `indices` as float32 (n, height, width, 3), scaled from 0..255 to -0.5..0.5."""
-    # A product, not the published quotient: TensorFlow computed it this way when scaling was part of the graph, and runs
-    # from that time resume bit for bit.
+    # A product, not the published quotient: runs from when scaling was part of the graph, where TensorFlow computed it
+    # this way, resume bit for bit.
     return faces[indices].astype(np.float32) * np.float32(1 / 255) - np.float32(0.5)
 
 
 class Dataset:
-    """Faces, uint8 (N, height, width, 3), divided into those to train on and every tenth, which is held out.
-
-    faces: the array of all faces.
-    training, held_out: indices into it. They depend on nothing but the number of faces.
-    """
+    """All `faces`, uint8 (N, height, width, 3), and indices of every tenth (`held_out`) and of the rest (`training`)."""
 
     def __init__(self, faces: np.ndarray):
         self.faces = faces
@@ -92,20 +83,17 @@ class Dataset:
     @functools.cached_property
     def digest(self) -> str:
         """A hash of the array's shape and of about a thousand faces, which tells data sets apart."""
-        some = np.ascontiguousarray(self.faces[:: math.ceil(len(self.faces) / 1000)])
+        some = self.faces[:: math.ceil(len(self.faces) / 1000)]
         return hashlib.blake2s(repr(self.faces.shape).encode() + some.tobytes(), digest_size=8).hexdigest()
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """The number of full batches of training faces."""
         return len(self.training) // batch_size
 
-    def get_batches(
-        self, batch_size: int, seed: int, epoch: int, start: int = 0, shard: slice = slice(None)
-    ) -> Iterator[np.ndarray]:
+    def get_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0, shard: slice = slice(None)):
         """Yield the batches of an epoch, float32 (batch_size, height, width, 3) in -0.5..0.5.
 
-        The order is a random permutation of the training faces, decided by (seed, epoch). Faces that do not fill a
-        batch are left out.
+        (seed, epoch) decides their order, a random permutation of the training faces. Those left over fill no batch.
         start: the index of the first batch to yield, where a resumed run continues.
         shard: the slice of each batch to yield, where several workers divide it among themselves.
         """
@@ -120,20 +108,15 @@ def to_uint8(images: np.ndarray, value_range: tuple[float, float]) -> np.ndarray
     return np.rint((np.asarray(images, np.float32) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
 
 
-def images_square_grid(
-    images: np.ndarray, value_range: tuple[float, float] = (0, 255), columns: int | None = None
-) -> Image.Image:
-    """Arrange images (N, height, width, 3) row by row in the smallest square grid that holds them.
+def images_square_grid(images: np.ndarray, value_range=(0, 255), columns: int | None = None) -> Image.Image:
+    """Arrange images (N, height, width, 3) row by row, on black, in the smallest square grid that holds them.
 
     value_range: the values shown as black and white: (-0.5, 0.5) for batches, (-1, 1) for the generator's images.
     columns: the number of images in a row, for a grid that is not square.
-    Cells left over in the last rows are black.
     """
     images = to_uint8(images, value_range)
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    grid = np.zeros((rows * columns, height, width, channels), np.uint8)
-    grid[:count] = images
-    grid = grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    return Image.fromarray(grid.reshape(rows * height, columns * width, channels))
+    black = np.zeros((-count % columns, height, width, channels), np.uint8)
+    rows = np.concatenate([images, black]).reshape(-1, columns, height, width, channels)
+    return Image.fromarray(rows.swapaxes(1, 2).reshape(-1, columns * width, channels))

@@ -6,18 +6,15 @@ python train.py --data demo                   on faces drawn by the pretrained g
 python train.py --resume --run-dir runs/NAME  go on where a run stopped
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -78,7 +75,7 @@ def build_graph(settings: dict, replica: Replica) -> SimpleNamespace:
     return built
 
 
-def batches(run: Run, step: int, shard: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def batches(run: Run, step: int, shard: slice):
     """Yield this `shard` of the batches and the latents of the steps that follow `step`, without end."""
     system, seed = run.system, run.settings['seed']
     for epoch in itertools.count(step // run.steps_per_epoch):
@@ -89,7 +86,7 @@ def batches(run: Run, step: int, shard: slice) -> Iterator[tuple[np.ndarray, np.
             step += 1
 
 
-def prefetch(iterator: Iterator) -> Iterator:
+def prefetch(iterator: Iterator) -> Generator:
     """Yield from `iterator`, and get the next item while the last one is in use."""
     with ThreadPoolExecutor(1) as thread:
         item = thread.submit(next, iterator)
@@ -150,7 +147,7 @@ def train(run: Run, replica: Replica) -> int:
     return step
 
 
-def initialize(session: tf.Session, graph: SimpleNamespace, run: Run, replica: Replica) -> int:
+def initialize(session, graph: SimpleNamespace, run: Run, replica: Replica) -> int:
     """Initialise the weights, or restore those of the run's checkpoint; returns the number of steps made."""
     session.run(graph.initializer)
     if run.checkpoint:
@@ -164,7 +161,7 @@ def initialize(session: tf.Session, graph: SimpleNamespace, run: Run, replica: R
     return int(session.run(graph.step))
 
 
-def check_finite(session: tf.Session, graph: SimpleNamespace, run: Run, step: int, losses: Any, weights: bool) -> None:
+def check_finite(session, graph: SimpleNamespace, run: Run, step: int, losses, weights: bool) -> None:
     """Raise UserError unless the losses are finite, and the `weights` as well if they are to be looked at."""
     finite = all(np.isfinite(loss).all() for loss in losses)
     if not finite or (weights and not session.run(graph.weights_finite)):
@@ -174,7 +171,7 @@ def check_finite(session: tf.Session, graph: SimpleNamespace, run: Run, step: in
         )
 
 
-def show_generator_output(session: tf.Session, graph: SimpleNamespace, latents: np.ndarray, path: Path) -> np.ndarray:
+def show_generator_output(session, graph: SimpleNamespace, latents: np.ndarray, path: Path) -> np.ndarray:
     """Draw faces and save them as a grid, a PNG file; returns them, uint8 (N, H, W, 3)."""
     faces = to_uint8(session.run(graph.samples, {graph.input_z: latents}), (-1, 1))
     with files.replacing(path) as temporary:

@@ -1,15 +1,16 @@
-"""Which settings give better faces in the same time?
+"""Compare settings by the faces that they give in the same time.
 
     python benchmarks/compare.py --data PATH --minutes 4 --keep DIR         (three hours on 2 cores; Linux, for /proc)
     python benchmarks/compare.py --data PATH --minutes 8 --keep DIR '--update-order simultaneous' '--flip 0.5'
 
-Trains with the base settings and with each of the variants, a string of flags over them, and says how far the faces
-that they draw are from held-out ones (see evaluate.py). Every training has a core to itself and the same processor
-time, so other work on the machine costs it nothing. Trainings in DIR that are done are not made again.
+Trains with the base settings and with each of the variants, a string of flags on top of them, and reports how far the
+faces that they draw are from held-out ones (see evaluate.py). Every training has a core to itself and the same
+processor time, so other work on the machine costs it nothing. Trainings that are complete in DIR are not repeated.
 """
 
 import argparse
 import contextlib
+import functools
 import os
 import shlex
 import shutil
@@ -25,9 +26,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import evaluate  # noqa: E402
-import generate  # noqa: E402
 import helper  # noqa: E402
-import metrics  # noqa: E402
+from sampling import metrics  # noqa: E402
+from sampling.generator import draw_faces  # noqa: E402
 
 BASE = '--precision bf16'
 VARIANTS = (
@@ -50,25 +51,25 @@ VARIANTS = (
 
 
 def processor_seconds(process) -> float:
-    """How long a process that runs has kept processors busy."""
+    """The processor time that a running process has used."""
     fields = Path(f'/proc/{process.pid}/stat').read_text().rpartition(')')[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
 def run_dir(args, folder: Path, variant, seed) -> Path:
-    """Where a training is kept, by all that it depends on but the data."""
+    """The folder of a training, named after everything that it depends on except the data."""
     flags = [*shlex.split(args.base), *shlex.split(variant), 'seed', f'{seed}', 'minutes', f'{args.minutes:g}']
     return folder / '-'.join(flag.removeprefix('--') for flag in flags)
 
 
 def train(args, folder: Path):
-    """Make all trainings that are not there yet, one on each core at a time, the first seed of all variants first.
+    """Run all trainings that are not complete, one per core at a time, the first seed of all variants first.
 
-    Raises SystemExit where one fails.
+    Raises SystemExit if one fails.
     """
     waiting = [(variant, seed) for seed in args.seeds for variant in ['', *args.variants]]
     waiting = [item for item in waiting if not (run_dir(args, folder, *item) / 'done').exists()]
-    cores = {core: None for core in args.cores}
+    cores: dict = dict.fromkeys(args.cores)
     while waiting or any(cores.values()):
         for core, running in cores.items():
             if running:
@@ -89,36 +90,36 @@ def train(args, folder: Path):
                 command = [sys.executable, ROOT / 'train.py', '--data', args.data, '--data-dir', folder / 'data']
                 command += [*shlex.split(args.base), *shlex.split(variant), '--seed', str(seed), '--epochs', '1000000']
                 command += ['--run-dir', where]
-                shutil.rmtree(where, ignore_errors=True)  # it was not finished
+                shutil.rmtree(where, ignore_errors=True)  # it is not complete
                 process = subprocess.Popen(
-                    command, stdout=subprocess.DEVNULL, preexec_fn=lambda core=core: os.sched_setaffinity(0, {core})
+                    command, stdout=subprocess.DEVNULL, preexec_fn=functools.partial(os.sched_setaffinity, 0, {core})
                 )
                 cores[core] = process, where
         time.sleep(1)
 
 
 def report(args, folder: Path):
-    """Print a table: of each variant the distances of the faces that it draws, seed by seed."""
+    """Print a table of the distances of the faces that each variant draws, seed by seed."""
     faces = helper.load_faces(args.data, 28, folder / 'data' / 'prepared')
-    trained, held_out = helper.split(len(faces))
-    unseen = faces[helper.sample(held_out, evaluate.MOST_FACES)]
+    dataset = helper.Dataset(faces)
+    unseen = faces[metrics.subset(dataset.held_out, evaluate.MAX_FACES)]
 
     def cells(images):
         return [*metrics.swd(images, unseen).values(), metrics.mean_ms_ssim(images)]
 
     print('| | steps | SWD x1000, 28x28 | SWD x1000, 14x14 | their mean | MS-SSIM |\n|' + ' --- |' * 6)
-    rows = [('real faces', [(0, *cells(faces[helper.sample(trained, len(unseen))]))])]
+    rows = [('real faces', [(0, *cells(faces[metrics.subset(dataset.training, len(unseen))]))])]
     for variant in ['', *args.variants]:
         seeds = []
         for seed in args.seeds:
             where = run_dir(args, folder, variant, seed)
             steps = (where / 'log.csv').read_text().count('\n') - 1
-            seeds.append((steps, *cells(np.concatenate(list(generate.draw_faces(where, len(unseen), seed=0))))))
+            seeds.append((steps, *cells(np.concatenate(list(draw_faces(where, len(unseen), seed=0))))))
         rows.append((f'`{variant}`' if variant else f'base, `{args.base}`', seeds))
     for name, seeds in rows:
-        steps, fine, coarse, alike = zip(*seeds, strict=True)
+        counts, fine, coarse, alike = zip(*seeds, strict=True)
         means = np.mean([fine, coarse], axis=0)
-        columns = [(f'{value:,}' for value in steps)]
+        columns = [(f'{value:,}' for value in counts)]
         columns += [(f'{value:.1f}' for value in values) for values in (fine, coarse, means)]
         columns += [(f'{value:.3f}' for value in alike)]
         print(f'| {name} | ' + ' | '.join(', '.join(column) for column in columns) + ' |', flush=True)
@@ -128,7 +129,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('variants', nargs='*', default=VARIANTS, help='flags of train.py, in one string each')
     parser.add_argument('--data', required=True)
-    parser.add_argument('--minutes', type=float, required=True, help='of processor time, of each training')
+    parser.add_argument('--minutes', type=float, required=True, help='processor time of each training')
     parser.add_argument('--base', default=BASE, help=f'flags of train.py for all ({BASE})')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--cores', type=int, nargs='+', default=sorted(os.sched_getaffinity(0)))

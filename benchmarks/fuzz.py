@@ -42,7 +42,7 @@ def images() -> list[bytes]:
     exif[0x0112] = 6
     modes = {mode: rgba.convert('RGB').convert(mode) for mode in ('1', 'L', 'P', 'RGB', 'CMYK', 'I', 'F')}
     modes |= {'RGBA': rgba, 'LA': rgba.convert('LA'), 'I;16': Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)}
-    options = {
+    options: dict = {
         'JPEG': ({'exif': exif}, {'progressive': True}),
         'PNG': ({'exif': exif}, {'transparency': 0}),
         'TIFF': tuple({'compression': name} for name in ('raw', 'tiff_lzw', 'tiff_adobe_deflate', 'packbits', 'jpeg')),

@@ -1,8 +1,8 @@
-"""The published training, on today's TensorFlow: the yardstick of speed.py.
+"""The published training on today's TensorFlow: what speed.py compares with.
 
-After D. Monn, Deep convolutional generative adversarial networks with TensorFlow, O'Reilly: JPEGs decoded
-anew for every batch, float32 fed, the discriminator and the generator updated by a session run each, and a
-discriminator that cuts the features of 49 images out of those of 16. `tf.layers` is written out.
+After D. Monn, Deep convolutional generative adversarial networks with TensorFlow, O'Reilly: JPEGs are decoded anew for
+every batch, the discriminator and the generator are updated in a session run each, and the discriminator cuts the
+features of 16 images into 49 rows. `tf.layers` is written out.
 """
 
 import io
@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from runtime import tf
+from graph.session import tf
 
 ALPHA = 0.2
 
@@ -82,7 +82,7 @@ def get_image(file):
 
 
 def get_batches(archive: zipfile.ZipFile, batch_size):
-    """Yield batches, float32 in -0.5..0.5, each decoded when it is its turn; without end."""
+    """Yield batches, float32 in -0.5..0.5, decoded on demand, without end."""
     names = archive.namelist()
     while True:
         for first in range(0, len(names) - batch_size + 1, batch_size):
@@ -91,7 +91,7 @@ def get_batches(archive: zipfile.ZipFile, batch_size):
 
 
 def train(batches, batch_size, steps):
-    """Train for some steps. Yields after each."""
+    """Train for this many steps, and yield after each."""
     rng = np.random.default_rng(0)
     with tf.Graph().as_default(), tf.Session() as session:
         input_real = tf.placeholder(tf.float32, [None, 28, 28, 3])

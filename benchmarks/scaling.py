@@ -1,12 +1,11 @@
-"""How much faster are two workers than one process, and what do they send one another?
+"""Measure two workers against one process, and what they send each other.
 
     python benchmarks/scaling.py [--batch 512] [--steps 8] [--rounds 3]     (ten minutes; Linux, for /proc; 2 cores)
 
-Trains by `train.py` itself, each process on one core, and takes speeds from log.csv, medians of all steps but the
-first. Three kinds: one process with a batch B; two workers that share it; and, as what two workers could reach if
-nothing was sent, two processes at once that know nothing of each other, with B/2 each. All kinds in turn, in several
-rounds; ratios are those within a round, and of all figures the median is given, with the lowest and the highest. Then
-a plan for many GPUs, which is a calculation.
+Trains by `train.py` itself, each process on one core, and takes speeds from log.csv: medians of all steps but the
+first. Three kinds: one process with a batch B; two workers that divide it; and, as what two workers could reach if
+nothing was sent, two independent processes with B/2 each. All kinds take turns in several rounds; ratios are those
+within a round, and all figures are medians (minimum to maximum). Then a calculation for many GPUs.
 """
 
 import argparse
@@ -29,11 +28,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
 from speed import machine, step_operations  # noqa: E402
 
-from settings import choose_settings, chosen_system, parse_arguments  # noqa: E402
+import train  # noqa: E402
+from graph.replica import Replica  # noqa: E402
+from graph.session import tf  # noqa: E402
+from rundir.settings import choose_settings, parse_arguments, system_of  # noqa: E402
 
 WARM_UP = 4  # steps that are not counted
-# What the plan assumes of a GPU and of what connects them. Rates are what such layers get of an A100's 312 TFLOP/s
-# in bf16, at a fifth; bandwidths are of one GPU, bytes a second; the latency is of one message, seconds.
+# What the calculation assumes: a GPU computes such layers at a fifth of an A100's 312 TFLOP/s in bf16; bandwidths are
+# bytes per second and GPU, latencies seconds per message.
 GPU_RATE = 60e12
 LINKS = {'NVLink, 300 GB/s': (300e9, 5e-6), 'InfiniBand, 25 GB/s': (25e9, 1e-5), 'Ethernet, 1.25 GB/s': (1.25e9, 5e-5)}
 
@@ -49,13 +51,13 @@ def write_pictures(path, count):
 
 
 def loopback_bytes() -> int:
-    """How many bytes this machine has sent to itself."""
+    """The bytes that this machine has sent to itself."""
     (line,) = (line for line in Path('/proc/net/dev').read_text().splitlines() if line.strip().startswith('lo:'))
     return int(line.split()[9])
 
 
 def trained(folder, *flags, cores, steps) -> subprocess.Popen:
-    """A training that runs on some cores."""
+    """Start a training on some cores."""
     command = [sys.executable, ROOT / 'train.py', '--data', 'pictures.zip', '--steps', steps, '--sample-every', steps]
     command += ['--run-dir', tempfile.mkdtemp(dir=folder), *flags]
     return subprocess.Popen(
@@ -67,7 +69,7 @@ def trained(folder, *flags, cores, steps) -> subprocess.Popen:
 
 
 def seconds(folder, *flags, each, steps) -> tuple[float, float]:
-    """Seconds a step of trainings that run at once, each on its set of cores, and MB sent in all."""
+    """Seconds per step of simultaneous trainings, each on its set of cores, and the MB sent in all."""
     before = loopback_bytes()
     processes = [trained(folder, *flags, cores=cores, steps=steps) for cores in each]
     rates = []
@@ -75,7 +77,8 @@ def seconds(folder, *flags, each, steps) -> tuple[float, float]:
         for process in processes:
             if process.wait():
                 sys.exit('a training failed')
-            run_dir = Path(process.args[process.args.index('--run-dir') + 1])
+            command = list(map(str, process.args))  # type: ignore[arg-type]
+            run_dir = Path(command[command.index('--run-dir') + 1])
             with open(run_dir / 'log.csv', newline='') as file:
                 rates += [float(row['images_per_second']) for row in csv.DictReader(file)][WARM_UP:]
     finally:
@@ -86,27 +89,21 @@ def seconds(folder, *flags, each, steps) -> tuple[float, float]:
     return batch / statistics.median(rates or [np.nan]), (loopback_bytes() - before) / 1e6
 
 
-def parameters(system) -> dict[str, int]:
-    """How many weights are trained in each network."""
-    import train
-
-    with train.build_graph(system, 0).graph.as_default():
-        from runtime import tf
-
-        names = 'generator', 'discriminator'
-        return {name: sum(v.shape.num_elements() for v in tf.trainable_variables(f'{name}/')) for name in names}
+def parameters(settings) -> int:
+    """The number of trained weights."""
+    with train.build_graph(settings, Replica()).graph.as_default():
+        return sum(variable.shape.num_elements() for variable in tf.trainable_variables())
 
 
 def plan(system, weights, batch):
-    """What a step would take on many GPUs with the same batch on each: a calculation, printed."""
+    """Print a calculation of a step on many GPUs with the same batch on each."""
     images = GPU_RATE / step_operations(system)
     norms = sum(layer.batch_norm for layer in system.generator) + 3 * sum(
         layer.batch_norm for layer in system.discriminator
     )
-    print(
-        f'\n{system.image_size}x{system.image_size}, {batch} images a GPU, {weights / 1e6:.1f} M weights (calculated):'
-    )
-    print('| GPUs | link | compute, ms | reduction, ms | images/s, nothing overlapped | share of the ideal |')
+    size = f'{system.image_size}x{system.image_size}'
+    print(f'\n{size}, {batch} images per GPU, {weights / 1e6:.1f} M weights (calculated):')
+    print('| GPUs | link | compute, ms | reduction, ms | images/s, no overlap | efficiency |')
     print('|' + ' --- |' * 6)
     for count in (8, 64):
         for link, (bandwidth, latency) in LINKS.items():
@@ -121,7 +118,7 @@ def plan(system, weights, batch):
 
 
 def spread(values, digits=2) -> str:
-    """The median of some values, with the lowest and the highest."""
+    """The median of some values (minimum to maximum)."""
     low, middle, high = (f'{value:.{digits}f}' for value in (min(values), statistics.median(values), max(values)))
     return f'{middle} ({low} to {high})'
 
@@ -130,20 +127,19 @@ def main():
     parser = argparse.ArgumentParser(description='Measure two workers against one process.')
     parser.add_argument('--batch', type=int, default=512, help='images a step (512)')
     parser.add_argument('--steps', type=int, default=8, help=f'steps, more than {WARM_UP} (8)')
-    parser.add_argument('--rounds', type=int, default=3, help='how often all is measured (3)')
+    parser.add_argument('--rounds', type=int, default=3, help='how often everything is measured (3)')
     args = parser.parse_args()
     first, second = sorted(os.sched_getaffinity(0))[:2]
     whole, half = ('--batch-size', args.batch), ('--batch-size', args.batch // 2)
     workers = *whole, '--workers', 2
     kinds = {
         '1 process, 1 core': (whole, [{first}]),
-        '2 processes apart, half the batch each': (half, [{first}, {second}]),
+        '2 independent processes, half the batch each': (half, [{first}, {second}]),
         '2 workers': (workers, [{first, second}]),
         '2 workers, `--reduce-precision bf16`': ((*workers, '--reduce-precision', 'bf16'), [{first, second}]),
         '2 workers, `--local-batch-norm`': ((*workers, '--local-batch-norm'), [{first, second}]),
     }
-    oreilly = chosen_system(choose_settings(parse_arguments([])))
-    weights = sum(parameters(oreilly).values())
+    weights = parameters(choose_settings(parse_arguments([])))
     print(f'{machine()}. A batch of {args.batch}, {weights / 1e6:.2f} M weights, {args.rounds} rounds.\n')
     measured = {name: [] for name in kinds}
     with tempfile.TemporaryDirectory() as folder:
@@ -153,9 +149,9 @@ def main():
                 _, before = seconds(folder, *flags, each=each, steps=1) if flags[2:] and not number else (0, np.nan)
                 step, sent = seconds(folder, *flags, each=each, steps=args.steps)
                 measured[name].append((step, (sent - before) / (args.steps - 1) / 2))
-                print(f'Round {number + 1}, {name}: {1000 * step:.0f} ms a step', file=sys.stderr, flush=True)
+                print(f'Round {number + 1}, {name}: {1000 * step:.0f} ms per step', file=sys.stderr, flush=True)
     one, apart = ([step for step, _ in measured[name]] for name in list(kinds)[:2])
-    print('| | ms a step | times as fast | of two apart | MB sent a step and worker |')
+    print('| | ms per step | speed-up | relative to two independent processes | MB sent per step and worker |')
     print('|' + ' --- |' * 5)
     for name, values in measured.items():
         steps = [step for step, _ in values]
@@ -163,8 +159,8 @@ def main():
         cells = spread(1000 * np.array(steps), 0), spread(gains), spread(reached), f'{values[0][1]:.1f}'
         print(f'| {name} | ' + ' | '.join(cells).replace('nan', '') + ' |')
     for flags, batch in ((['--system', 'oreilly'], 128), (['--system', 'ranjan', '--precision', 'bf16'], 128)):
-        system = chosen_system(choose_settings(parse_arguments(flags)))
-        plan(system, sum(parameters(system).values()), batch)
+        settings = choose_settings(parse_arguments(flags))
+        plan(system_of(settings), parameters(settings), batch)
 
 
 if __name__ == '__main__':

@@ -1,10 +1,10 @@
-"""How fast is it, against what, and how far from what the machine can do?
+"""Measure the speed, against the published recipe and against what the machine can do.
 
     python benchmarks/speed.py [--rounds 5] [--csv FILE]      (or: make bench)
 
-Everything is measured in a process of its own, in turn, several rounds; medians are printed, with the lowest
-and highest round. Training is timed as `train.py` runs it: by its own loop, from its own log. The limit is the
-rate of large matrix products divided by the operations of a step, counted from the layers of `systems.py`.
+Everything is measured in a process of its own, in turn, in several rounds; figures are medians (minimum to maximum).
+Training is timed as `train.py` runs it: by its own loop, from its own log. The limit is the rate of large matrix
+products divided by the operations of a step, counted from the layers of `systems.py`.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,16 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-import generate  # noqa: E402
 import helper  # noqa: E402
-import record  # noqa: E402
-import runtime  # noqa: E402
 import train  # noqa: E402
-from settings import choose_settings  # noqa: E402
+from common import cli, files  # noqa: E402
+from dataset import prepared  # noqa: E402
+from graph.replica import Replica  # noqa: E402
+from graph.session import open_session, tf  # noqa: E402
+from rundir.settings import choose_settings, parse_arguments  # noqa: E402
+from sampling.generator import PRETRAINED, draw_faces  # noqa: E402
 from systems import PRECISIONS, SYSTEMS, Layer, System  # noqa: E402
+from training.run import Run  # noqa: E402
 
 BATCHES = (16, 64, 128)
 STEPS = {16: 80, 64: 30, 128: 16}  # some seconds
@@ -105,7 +109,7 @@ def step_operations(system: System) -> int:
 def write_jpegs(path, count=20_000):
     """A zip archive of aligned JPEGs, 178x218: enlarged demo faces, with noise until they are as long as CelebA's."""
     rng = np.random.default_rng(0)
-    faces = next(generate.draw_faces(generate.PRETRAINED, 64, seed=0))
+    faces = next(draw_faces(PRETRAINED, 64, seed=0))
     files = []
     for face in faces:
         pixels = np.asarray(Image.fromarray(face).resize((178, 218), Image.Resampling.BICUBIC)).astype(float)
@@ -123,8 +127,6 @@ def write_jpegs(path, count=20_000):
 
 def matrix_product(precision, size=3072, seconds=4.0):
     """GFLOP/s of square matrix products."""
-    from runtime import tf
-
     with tf.Graph().as_default(), tf.Session() as session:
         a, b = (tf.Variable(tf.cast(tf.random_normal([size, size]), PRECISIONS[precision])) for _ in range(2))
         product = tf.matmul(a, b).op
@@ -133,7 +135,7 @@ def matrix_product(precision, size=3072, seconds=4.0):
 
 
 def timed(call, seconds) -> list[float]:
-    """The seconds of each call, for so many seconds after two calls of warming up."""
+    """The seconds that each call takes, for this many seconds after two calls to warm up."""
     call(), call()
     times, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -144,7 +146,7 @@ def timed(call, seconds) -> list[float]:
 
 
 def published(batch, jpegs):
-    """Training images a second of the published recipe; jpegs: an archive to decode from, or nothing."""
+    """Training images per second of the published recipe. jpegs: an archive to decode from, or None."""
     import published as recipe
 
     if jpegs:
@@ -163,25 +165,24 @@ def published(batch, jpegs):
 
 
 def synthetic(count, image_size, folder: Path):
-    """A memory-mapped array of so many random images."""
+    """A memory-mapped array of random images."""
     path = folder / 'faces.npy'
     rng = np.random.default_rng(0)
     sizes = (min(512, count - start) for start in range(0, count, 512))
     blocks = (rng.integers(0, 256, (size, image_size, image_size, 3), np.uint8) for size in sizes)
-    helper.save_faces(path, image_size, count, blocks)
-    return np.load(path, mmap_mode='r')
+    return prepared.save_prepared(path, image_size, blocks)
 
 
 def ours(batch, precision='fp32', xla=False, image_size=28, images=IMAGES, steps=None):
-    """Training images a second of `train.train`, by its log, and how many steps it made."""
+    """Training images per second of `train.train`, by its log."""
     SYSTEMS['resized'] = resized(SYSTEMS['oreilly'], image_size)
-    args = argparse.Namespace(system='resized', batch_size=batch, precision=precision, xla=xla, data='synthetic')
-    args.steps = WARM_UP + (steps or STEPS[batch])
-    args.sample_every = args.steps
+    steps = WARM_UP + (steps or STEPS[batch])
+    flags = f'--system resized --batch-size {batch} --precision {precision} --steps {steps} --sample-every {steps}'
+    settings = choose_settings(parse_arguments(flags.split() + ['--xla'] * xla))
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
         faces = synthetic(images, image_size, Path(folder))
         output, sys.stdout = sys.stdout, nowhere
-        train.train(choose_settings(args), faces, Path(folder) / 'run')
+        train.train(Run(settings, helper.Dataset(faces), Path(folder) / 'run'), Replica())
         sys.stdout = output
         with open(Path(folder) / 'run' / 'log.csv') as file:
             rates = [float(row['images_per_second']) for row in csv.DictReader(file)][WARM_UP:]
@@ -189,36 +190,36 @@ def ours(batch, precision='fp32', xla=False, image_size=28, images=IMAGES, steps
 
 
 def waiting(batch, precision):
-    """How much longer a step with real batches takes than one with the same batch again, and graph sizes.
+    """The time of a step with real batches relative to one with the same batch again, and sizes of the graph.
 
-    Both in turn in one session. Then the number of operations in the graph after 1 grid and after 10.
+    Both take turns in one session. Then the number of operations in the graph after 1 grid and after 10.
     """
-    system = SYSTEMS['oreilly']._replace(batch_size=batch, precision=precision)
-    built = train.build_graph(system, 0)
-    with tempfile.TemporaryDirectory() as folder, runtime.open_session(built.graph) as session:
-        faces = synthetic(IMAGES, 28, Path(folder))
+    settings = choose_settings(parse_arguments(f'--batch-size {batch} --precision {precision}'.split()))
+    built = train.build_graph(settings, Replica())
+    with tempfile.TemporaryDirectory() as folder, open_session(built.graph) as session:
+        run = Run(settings, helper.Dataset(synthetic(IMAGES, 28, Path(folder))))
         session.run(built.initializer)
-        batches = train.prefetch(train.batches(system, faces, 0, 0))
+        batches = train.prefetch(train.batches(run, 0, slice(None)))
         constant = next(batches)
         times = {True: [], False: []}
         for number in range(2 * (WARM_UP + STEPS[batch])):
             began = time.perf_counter()
             images, latents = next(batches) if number % 2 else constant
-            feed = {built.input_real: images, built.input_z: latents, built.learning_rate: system.learning_rate}
-            session.run([built.train_opt, *built.losses[:4]], feed)
+            feed = {built.input_real: images, built.input_z: latents, built.learning_rate: run.system.learning_rate}
+            session.run([built.train_opt, *built.losses], feed)
             times[bool(number % 2)].append(time.perf_counter() - began)
         batches.close()
         real, same = (statistics.median(times[kind][WARM_UP:]) for kind in (True, False))
         counts = []
         for _ in range(10):
-            record.show_generator_output(session, built, constant[1][:16], Path(folder) / 'grid.png')
+            train.show_generator_output(session, built, constant[1][:16], Path(folder) / 'grid.png')
             counts.append(len(built.graph.get_operations()))
     return {'ratio': real / same, 'operations': [counts[0], counts[-1]]}
 
 
 def prepare(jpegs, cores):
-    """Full-size JPEGs prepared in a second."""
-    os.cpu_count = lambda: cores
+    """Full-size JPEGs prepared per second."""
+    prepared.available_cores = lambda: cores
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         count = len(helper.load_faces(jpegs, 28, folder))
@@ -234,7 +235,7 @@ MEASUREMENTS = {
 
 
 def run(command, **options):
-    """Run a command: what it printed, the seconds it took and the most memory it had, MB."""
+    """Run a command: what it printed, the seconds it took and its peak memory, MB."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE, **options)
     output = process.stdout.read()
@@ -256,8 +257,6 @@ def machine() -> str:
     if Path('/proc/cpuinfo').exists():
         lines = Path('/proc/cpuinfo').read_text().splitlines()
         model = next((line.split(': ')[1] for line in lines if line.startswith('model name')), model)
-    from importlib.metadata import version
-
     return f'{model}, {os.cpu_count()} cores, TensorFlow {version("tensorflow")}, {datetime.date.today()}'
 
 
@@ -281,16 +280,17 @@ def spread(values, form='{:.0f}') -> str:
 
 
 def training(table: Table, rounds, jpegs):
-    """The recipes in turn, and the limit. Ratios are medians of those within a round."""
-    kinds = {
+    """The recipes in turn, and the limit. Ratios are medians of the ratios within a round."""
+    kinds: dict = {
         'published, JPEGs decoded': ('published', {'jpegs': str(jpegs)}),
         'published, no JPEGs': ('published', {'jpegs': None}),
         **{f'ours, {precision}': ('ours', {'precision': precision}) for precision in PRECISIONS},
     }
-    rates = {(kind, batch): [] for batch in BATCHES for kind in kinds}
-    memory, products = {}, {(precision, batch): [] for batch in BATCHES for precision in PRECISIONS}
+    rates: dict = {(kind, batch): [] for batch in BATCHES for kind in kinds}
+    products: dict = {(precision, batch): [] for batch in BATCHES for precision in PRECISIONS}
+    memory = {}
     for number in range(rounds):
-        for kind, batch in helper.progress(iterable=list(rates), desc=f'Training, round {number + 1}'):
+        for kind, batch in cli.progress(iterable=list(rates), desc=f'Training, round {number + 1}'):
             what, options = kinds[kind]
             rate, memory[kind, batch] = measure(what, batch=batch, **options)
             rates[kind, batch].append(rate)
@@ -298,7 +298,7 @@ def training(table: Table, rounds, jpegs):
                 precision = options['precision']
                 products[precision, batch].append(measure('matrix_product', precision=precision)[0])
     operations = step_operations(SYSTEMS['oreilly'])
-    print(f'\nA step: {operations / 1e9:.2f} GFLOP an image.')
+    print(f'\nA step: {operations / 1e9:.2f} GFLOP per image.')
     for precision in PRECISIONS:
         rate = [value for batch in BATCHES for value in products[precision, batch]]
         limit = 1e9 * statistics.median(rate) / operations
@@ -312,7 +312,7 @@ def training(table: Table, rounds, jpegs):
 
 
 def around(table: Table, rounds, jpegs):
-    """Everything that is not a step."""
+    """Everything but the step."""
     waits = [measure('waiting', batch=64, precision=precision)[0] for _ in range(rounds) for precision in PRECISIONS]
     cores = os.cpu_count()
     alone, together, bare, faces, first, usage = [], [], [], [], [], []
@@ -325,14 +325,14 @@ def around(table: Table, rounds, jpegs):
             return seconds(ROOT / 'train.py', '--data', jpegs, '--steps', 1, '--run-dir', name)
 
         one_step('preparation')
-        for number in helper.progress(iterable=range(rounds), desc='The rest'):
+        for number in cli.progress(iterable=range(rounds), desc='The rest'):
             alone.append(measure('prepare', jpegs=str(jpegs), cores=1)[0])
             together.append(measure('prepare', jpegs=str(jpegs), cores=cores)[0])
             bare.append(seconds('-c', 'import tensorflow.compat.v1'))
             faces.append(seconds(ROOT / 'generate.py', '--out', f'faces-{number}'))
             first.append(one_step(f'run-{number}'))
             usage.append(seconds(ROOT / 'train.py', '--help'))
-    table.head('what', 'median (lowest to highest)')
+    table.head('what', 'median (minimum to maximum)')
     table.row(
         'step with real batches / with a constant batch, batch 64', spread([wait['ratio'] for wait in waits], '{:.3f}')
     )
@@ -347,19 +347,21 @@ def around(table: Table, rounds, jpegs):
 
 
 def growth(table: Table, rounds):
-    """What a step costs as images, batches and the data set grow."""
-    cases = [
+    """The cost of a step as images, batches and the data set grow."""
+    cases: list = [
         *({'image_size': 28, 'batch': batch} for batch in BATCHES),
         *({'image_size': size, 'batch': 16, 'steps': 12} for size in (64, 128)),
         {'image_size': 28, 'batch': 16, 'images': 10_000},
         {'image_size': 28, 'batch': 16, 'images': 202_599},
         {'image_size': 28, 'batch': 16, 'images': 10_000, 'steps': 600},
     ]
-    results = [[] for _ in cases]
+    results: list = [[] for _ in cases]
     for _ in range(rounds):
-        for case, result in zip(helper.progress(iterable=cases, desc='Growth'), results, strict=True):
+        for case, result in zip(cli.progress(iterable=cases, desc='Growth'), results, strict=True):
             result.append(measure('ours', **case))
-    table.head('image', 'batch', 'images in the data set', 'steps', 'GFLOP an image', 'ms a step', 'GFLOP/s', 'peak MB')
+    table.head(
+        'image', 'batch', 'images in the data set', 'steps', 'GFLOP per image', 'ms per step', 'GFLOP/s', 'peak MB'
+    )
     for case, result in zip(cases, results, strict=True):
         rate = statistics.median(rate for rate, _ in result)
         operations = step_operations(resized(SYSTEMS['oreilly'], case['image_size']))
@@ -378,7 +380,7 @@ def growth(table: Table, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--csv', type=Path, help='write the rows into this file, too')
+    parser.add_argument('--csv', type=Path, help='also write the rows to this file')
     parser.add_argument('--measure', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -394,7 +396,7 @@ def main():
         around(table, args.rounds, jpegs)
     growth(table, max(1, args.rounds // 2))
     if args.csv:
-        with helper.replacing(args.csv) as temporary, open(temporary, 'w', newline='') as file:
+        with files.replacing(args.csv) as temporary, open(temporary, 'w', newline='') as file:
             csv.writer(file).writerows(table.rows)
 
 

@@ -79,7 +79,7 @@ def exit_status(error: BaseException | None) -> int:
     if error is None:
         return 0
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
+        return int(error.code or 0)
     if isinstance(error, KeyboardInterrupt):
         return 130
     if isinstance(error, (UserError, OSError)):

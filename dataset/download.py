@@ -3,12 +3,11 @@
 import hashlib
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
+from common.cli import progress
 from common.files import naming
 from common.lazy import LazyModule
-from common.cli import progress
 from dataset import DataError
 
 requests = LazyModule('requests')
@@ -18,12 +17,11 @@ TIMEOUT = (10, 60)  # seconds to connect, and to wait for more data
 RETRIED_STATUSES = {408, 416, 429}  # of the client errors; server errors are all retried
 
 
-def download(path: Path, urls: Iterable[str], size: int, md5: str) -> Path:
+def download(path: Path, urls, size: int, md5: str) -> Path:
     """Download the zip archive `path` from the first of `urls` that serves it, unless it exists. Returns `path`.
 
-    An interrupted download stays behind as a `.part` file, which the next one completes. The archive gets its name
-    once its size in bytes and its MD5 are right.
-    Raises DataError if no URL serves the archive, or if `path` has another size.
+    An interrupted download leaves a `.part` file, which the next one completes. The archive gets its name once its size
+    in bytes and its MD5 are right. Raises DataError if no URL serves it, or if `path` has another size.
     """
     if path.exists():
         if path.stat().st_size == size:
@@ -48,9 +46,22 @@ def download(path: Path, urls: Iterable[str], size: int, md5: str) -> Path:
 
 
 def fetch(url: str, part: Path, size: int, md5: str) -> None:
-    """Complete the file `part` from `url` and verify it. A file with the wrong MD5 is removed."""
+    """Complete the file `part`, retrying until four attempts in a row get no further. Removes it if its MD5 is wrong."""
     resumed = part.exists()
-    receive_with_retries(url, part, size)
+    furthest, waits = size_of(part), iter(WAITS)
+    while size_of(part) < size:
+        try:
+            receive(url, part, size)
+        except requests.RequestException as error:
+            if size_of(part) > furthest:
+                furthest, waits = size_of(part), iter(WAITS)
+            status = getattr(error.response, 'status_code', 0)
+            permanent = isinstance(error, ValueError) or (300 <= status < 500 and status not in RETRIED_STATUSES)
+            wait = None if permanent else next(waits, None)
+            if wait is None:
+                raise
+            print(f'{reason(error)}; trying again in {wait:g} s', file=sys.stderr)
+            time.sleep(wait)
     digest = hashlib.md5()
     with open(part, 'rb') as file:
         while chunk := file.read(1 << 20):
@@ -62,33 +73,12 @@ def fetch(url: str, part: Path, size: int, md5: str) -> None:
         fetch(url, part, size, md5)  # the fault may lie in what was there before: start over
 
 
-def receive_with_retries(url: str, part: Path, size: int) -> None:
-    """Complete the file `part` from `url`. Gives up after four attempts in a row that get no further than before."""
-    furthest, waits = size_of(part), iter(WAITS)
-    while True:
-        try:
-            receive(url, part, size)
-            return
-        except requests.RequestException as error:
-            if size_of(part) > furthest:
-                furthest, waits = size_of(part), iter(WAITS)
-            status = 0 if error.response is None else error.response.status_code
-            permanent = 300 <= status < 500 and status not in RETRIED_STATUSES
-            wait = next(waits, None)
-            if wait is None or permanent or isinstance(error, ValueError):
-                raise
-            print(f'{reason(error)}; trying again in {wait:g} s', file=sys.stderr)
-            time.sleep(wait)
-
-
 def receive(url: str, part: Path, size: int) -> None:
     """Make one request for the bytes that `part` still lacks, and append them.
 
     Raises DataError if the answer is not the archive, and requests.RequestException if another attempt may help.
     """
     start = size_of(part)
-    if start == size:
-        return
     headers = {'Accept-Encoding': 'identity'} | ({'Range': f'bytes={start}-'} if start else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == 416:  # the server has no such range: start over
@@ -103,11 +93,8 @@ def receive(url: str, part: Path, size: int) -> None:
         length = int(response.headers.get('Content-Length', size - start))
         if length != size - start or (start == 0 and not chunk.startswith(b'PK')):
             raise DataError(f'it is not the archive: {start + length} bytes instead of {size}, or not a zip file')
-        with (
-            naming(part),
-            open(part, 'ab' if start else 'wb') as file,
-            progress(desc=part.stem, total=size, initial=start, unit='B', unit_scale=True) as bar,
-        ):
+        bar = progress(desc=part.stem, total=size, initial=start, unit='B', unit_scale=True)
+        with bar, naming(part), open(part, 'ab' if start else 'wb') as file:
             while chunk and file.tell() < size:  # whatever comes after `size` bytes is ignored
                 file.write(chunk)
                 bar.update(len(chunk))

@@ -1,7 +1,5 @@
 """The workers that TF_CONFIG names: processes that train together, on `tf.distribute.Server` and collectives."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -10,8 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from common import cli
 from distributed import collectives
@@ -28,7 +25,7 @@ RETRY_SECONDS = 0.2  # between attempts to reach another worker
 MAX_JSON_BYTES = 1 << 16  # of a value that is broadcast
 
 
-def from_environment(timeout: float) -> Replica:
+def from_environment(timeout: float):
     """This process as TF_CONFIG describes it: one of several workers, or a process that trains alone.
 
     timeout: seconds that a worker waits for the others. Raises UserError if TF_CONFIG is malformed.
@@ -59,7 +56,7 @@ def from_environment(timeout: float) -> Replica:
     return Worker(index, addresses, timeout, launched) if len(addresses) > 1 else Replica()
 
 
-def split_address(address: Any) -> tuple[str, int]:
+def split_address(address) -> tuple[str, int]:
     """The host and the port of an address. Raises UserError."""
     host, _, port = address.rpartition(':') if isinstance(address, str) else ('', '', '')
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -103,7 +100,7 @@ class Worker(Replica):
 
     # --- before the graph is built
 
-    def __enter__(self) -> Worker:
+    def __enter__(self):
         """Start the server, and wait until those of all other workers listen."""
         with contextlib.ExitStack() as stack:
             stack.push(self)  # errors in here end the process, too
@@ -145,7 +142,7 @@ class Worker(Replica):
                     self._end(f'worker {index}, {address}, cannot be reached: no answer')
                 time.sleep(RETRY_SECONDS)
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> NoReturn:
+    def __exit__(self, kind, error: BaseException | None, traceback) -> NoReturn:
         """Report an error, if any, and end the process with its status.
 
         Python's regular exit would destroy the server, which can wait indefinitely for workers that are gone.
@@ -161,7 +158,7 @@ class Worker(Replica):
         size = shard_size(batch_size, self.count)
         return slice(self.index * size, (self.index + 1) * size)
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast(self, value):
         text = json.dumps(value).encode().ljust(MAX_JSON_BYTES)
         with tf.Graph().as_default() as graph:
             own = tf.placeholder(tf.float32, [MAX_JSON_BYTES])
@@ -173,18 +170,18 @@ class Worker(Replica):
     # --- while the graph is built
 
     @contextlib.contextmanager
-    def scope(self, local_batch_norm: bool = False, reduce_precision: str = 'fp32') -> Iterator[None]:
+    def scope(self, local_batch_norm: bool = False, reduce_precision: str = 'fp32'):
         self._local_batch_norm = local_batch_norm
         self._reduce_type = tf.bfloat16 if reduce_precision == 'bf16' else tf.float32
         with super().scope(local_batch_norm, reduce_precision):
             yield
 
-    def batch_norm(self, x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tuple:
+    def batch_norm(self, x, gamma, beta, epsilon: float) -> tuple:
         if self._local_batch_norm:
             return super().batch_norm(x, gamma, beta, epsilon)
         return collectives.batch_norm(x, gamma, beta, epsilon, self.group)
 
-    def random(self, sampler: Any, shape: tf.Tensor, seed: tf.Tensor, dtype: Any) -> tf.Tensor:
+    def random(self, sampler, shape, seed, dtype):
         """This replica's shard of what `sampler` draws for the whole batch."""
         whole = sampler(tf.concat([shape[:1] * self.count, shape[1:]], axis=0), seed, dtype=dtype)
         return tf.split(whole, self.count)[self.index]
@@ -192,7 +189,7 @@ class Worker(Replica):
     def mean(self, gradients: list) -> list:
         return collectives.mean_gradients(gradients, self._reduce_type, self.group)
 
-    def gather(self, losses: Any) -> Any:
+    def gather(self, losses):
         self._stop = tf.placeholder(tf.float32, [], 'stop')
         losses, self._stopped = collectives.gather_losses(losses, self._stop, self.group)
         collectives.order_reductions()
@@ -202,19 +199,19 @@ class Worker(Replica):
 
     # --- in the session
 
-    def open_session(self, graph: tf.Graph) -> tf.Session:
+    def open_session(self, graph):
         return tf.Session(self._server.target, graph, self._config)
 
-    def synchronize(self, session: tf.Session) -> None:
+    def synchronize(self, session) -> None:
         with self._end_if_others_are_lost():
             session.run(self._broadcast_variables)
 
-    def run(self, session: tf.Session, fetches: Any, feed: dict, stop: threading.Event) -> tuple[Any, bool]:
+    def run(self, session, fetches, feed: dict, stop: threading.Event):
         with self._end_if_others_are_lost():
             fetched, stopped = session.run([fetches, self._stopped], {**feed, self._stop: stop.is_set()})
         return fetched, bool(stopped)
 
-    def barrier(self, session: tf.Session) -> None:
+    def barrier(self, session) -> None:
         # The work is done: it does not matter if another worker has already ended.
         with self._end_if_others_are_lost(), contextlib.suppress(tf.errors.OpError):
             session.run(self._barrier)
@@ -222,7 +219,7 @@ class Worker(Replica):
     # --- when another worker is lost
 
     @contextlib.contextmanager
-    def _end_if_others_are_lost(self) -> Iterator[None]:
+    def _end_if_others_are_lost(self):
         """End the process if what runs inside fails or hangs because of another worker.
 
         TensorFlow reports broken connections and collectives that exceed their timeout. It also waits without a timeout

@@ -3,8 +3,6 @@
 It runs over gRPC between CPUs, and over NCCL between GPUs.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable
@@ -24,7 +22,7 @@ class Group:
         self.index, self.count, self.timeout = index, count, timeout
         self.keys = itertools.count(1)  # an operation has the same key on all replicas
 
-    def all_reduce(self, x: tf.Tensor, timeout: float | None = None) -> tf.Tensor:
+    def all_reduce(self, x, timeout: float | None = None):
         """The sum of `x` over all replicas."""
         with tf.xla.experimental.jit_scope(compile_ops=False):
             total = tf.raw_ops.CollectiveReduceV2(
@@ -40,7 +38,7 @@ class Group:
         total.set_shape(x.shape)
         return total
 
-    def all_gather(self, x: tf.Tensor) -> tf.Tensor:
+    def all_gather(self, x):
         """The `x` of every replica, stacked: (count, *x.shape).
 
         A sum of rows that are 0 on all replicas but one: `CollectiveGatherV2` would put replica 10 before replica 2.
@@ -48,7 +46,7 @@ class Group:
         rows_around = [self.index, self.count - 1 - self.index]
         return self.all_reduce(tf.pad(x[tf.newaxis], [rows_around] + [[0, 0]] * x.shape.rank))
 
-    def broadcast(self, x: tf.Tensor) -> tf.Tensor:
+    def broadcast(self, x):
         """The `x` of replica 0, for which the others wait START_FACTOR times the timeout: it has more to prepare."""
         return self.all_reduce(x if self.index == 0 else tf.zeros_like(x), START_FACTOR * self.timeout)
 
@@ -60,14 +58,14 @@ def as_one_vector(tensors: list, operation: Callable[[Any], Any]) -> list:
     return [tf.reshape(piece, tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
-def mean_gradients(gradients: list, dtype: tf.DType, group: Group) -> list:
+def mean_gradients(gradients: list, dtype, group: Group) -> list:
     """The mean of each float32 gradient over all replicas. dtype: the type in which they are sent.
 
     They are sent in a few large buffers. The backward pass computes the last gradients first, so buffers are filled
     from the end of the list and sent while the pass continues.
     """
 
-    def mean(vector: tf.Tensor) -> tf.Tensor:
+    def mean(vector):
         return tf.cast(group.all_reduce(tf.cast(vector, dtype)), tf.float32) / group.count
 
     buffers: list[list] = []
@@ -83,7 +81,7 @@ def mean_gradients(gradients: list, dtype: tf.DType, group: Group) -> list:
     return means[::-1]
 
 
-def broadcast_variables(variables: list, group: Group) -> tf.Operation:
+def broadcast_variables(variables: list, group: Group):
     """An operation that gives all replicas the values that `variables` have on replica 0."""
     assignments = []
     for dtype in sorted({variable.dtype.base_dtype for variable in variables}, key=str):
@@ -93,7 +91,7 @@ def broadcast_variables(variables: list, group: Group) -> tf.Operation:
     return tf.group(assignments)
 
 
-def batch_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, group: Group) -> tuple:
+def batch_norm(x, gamma, beta, epsilon: float, group: Group) -> tuple:
     """`tf.nn.fused_batch_norm` of the whole batch, of which `x` (N, H, W, C) is this replica's shard.
 
     Returns the normalised shard, and the mean and the unbiased variance (C,) of the batch.
@@ -102,7 +100,7 @@ def batch_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, 
     whole_size = size * group.count
 
     @tf.custom_gradient
-    def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple:
+    def normalize(x, gamma, beta) -> tuple:
         _, mean, variance = tf.nn.fused_batch_norm(x, tf.ones_like(gamma), tf.zeros_like(beta))
         # The statistics of equal shards, combined as in Chan et al. (1979). Averaging squares and subtracting the
         # squared mean would be simpler, but in float32 it cancels where the mean is large.
@@ -111,7 +109,7 @@ def batch_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, 
         variance = tf.reduce_mean(variances, axis=0) * (size - 1) / size + tf.math.reduce_variance(means, axis=0)
         y, _, _ = tf.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon, is_training=False)
 
-        def gradient(dy: tf.Tensor, *_: Any) -> tuple:
+        def gradient(dy, *_) -> tuple:
             # As if mean and variance were constants, plus their contribution, which depends on the whole batch.
             dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=dy, x=x, scale=gamma, reserve_space_1=mean, reserve_space_2=variance,
@@ -128,7 +126,7 @@ def batch_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, 
     return y, mean, variance * whole_size / (whole_size - 1)
 
 
-def gather_losses(losses: Any, stop: tf.Tensor, group: Group) -> tuple:
+def gather_losses(losses, stop, group: Group) -> tuple:
     """The `dcgan.Losses` of the whole batch (`fake` stays that of the shard), and whether `stop` is 1 on any replica.
 
     stop: a scalar, 0 or 1.

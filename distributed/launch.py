@@ -1,7 +1,5 @@
 """`--workers N`: start N copies of the running command as workers on this machine, and watch over them."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -13,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from typing import IO, Any
+from collections.abc import Callable
+from typing import IO
 
 from common import cli
 from distributed.cluster import ADVICE, LAUNCHED, LOST, Worker, from_environment
@@ -110,7 +108,7 @@ def free_addresses(count: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def on_shard_of_cores(index: int, count: int) -> Iterator[None]:
+def on_shard_of_cores(index: int, count: int):
     """Child processes started inside run on shard `index` of `count` of the cores, or on all if there are too few."""
     if not hasattr(os, 'sched_setaffinity'):  # only Linux has it
         yield
@@ -128,7 +126,7 @@ def pass_on_signals(workers: list[subprocess.Popen]) -> list[int]:
     """Pass on all stop signals to the workers. Returns the list of those received, to which later ones are added."""
     received: list[int] = []
 
-    def pass_on(number: int, _frame: Any) -> None:
+    def pass_on(number: int, _frame) -> None:
         received.append(number)
         for worker in workers:
             worker.send_signal(number)

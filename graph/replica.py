@@ -5,12 +5,8 @@
 processes there are.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
-from collections.abc import Iterator
-from typing import Any
 
 from graph.session import open_session, tf
 
@@ -30,25 +26,25 @@ class Replica:
 
     # --- before the graph is built
 
-    def __enter__(self) -> Replica:
+    def __enter__(self):
         """Meet the other replicas."""
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error) -> None:
         """Leave them."""
 
     def shard(self, batch_size: int) -> slice:
         """The rows of every batch that this replica computes. Raises UserError if the batch cannot be divided."""
         return slice(None)
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast(self, value):
         """The chief's `value`, anything that JSON can express, on every replica."""
         return value
 
     # --- while the graph is built
 
     @contextlib.contextmanager
-    def scope(self, local_batch_norm: bool = False, reduce_precision: str = 'fp32') -> Iterator[None]:
+    def scope(self, local_batch_norm: bool = False, reduce_precision: str = 'fp32'):
         """What is built inside computes this replica's shard of a batch, and gradients of the whole batch.
 
         local_batch_norm: normalise with the statistics of the shard instead of those of the whole batch.
@@ -61,11 +57,11 @@ class Replica:
         finally:
             replicas.pop()
 
-    def batch_norm(self, x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tuple:
+    def batch_norm(self, x, gamma, beta, epsilon: float) -> tuple:
         """Batch normalisation of (N, H, W, C): the result, and the mean and the unbiased variance (C,) of the batch."""
         return tf.nn.fused_batch_norm(x, gamma, beta, epsilon=epsilon)
 
-    def random(self, sampler: Any, shape: tf.Tensor, seed: tf.Tensor, dtype: Any) -> tf.Tensor:
+    def random(self, sampler, shape, seed, dtype):
         """What `sampler`, one of tf.random.stateless_*, gives for this replica's shard. shape: that of the shard."""
         return sampler(shape, seed, dtype=dtype)
 
@@ -73,7 +69,7 @@ class Replica:
         """The mean of each gradient over all replicas."""
         return gradients
 
-    def gather(self, losses: Any) -> Any:
+    def gather(self, losses):
         """The `dcgan.Losses` of the whole batch from those of the shard; `fake` stays the shard's.
 
         Call it last: it also adds what `synchronize`, `run` and `barrier` need to the graph.
@@ -82,22 +78,22 @@ class Replica:
 
     # --- in the session
 
-    def open_session(self, graph: tf.Graph) -> tf.Session:
+    def open_session(self, graph):
         """A session on the devices of this replica."""
         return open_session(graph)
 
-    def synchronize(self, session: tf.Session) -> None:
+    def synchronize(self, session) -> None:
         """Give every replica the variables of the chief."""
 
-    def run(self, session: tf.Session, fetches: Any, feed: dict, stop: threading.Event) -> tuple[Any, bool]:
+    def run(self, session, fetches, feed: dict, stop: threading.Event):
         """Run one training step; returns what was fetched, and whether any replica was asked to stop."""
         return session.run(fetches, feed), stop.is_set()
 
-    def barrier(self, session: tf.Session) -> None:
+    def barrier(self, session) -> None:
         """Wait until all replicas are here."""
 
 
-def current_replica() -> Replica:
+def current_replica():
     """The replica whose `scope` is open in the current graph; outside of any, a process alone."""
     replicas = tf.get_collection(COLLECTION)
     return replicas[-1] if replicas else Replica()

@@ -1,18 +1,15 @@
 """TensorFlow and its sessions. Every other module takes `tf` from here; it loads on first use."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common.lazy import LazyModule
 
 
 @contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
+def quiet_stderr():
     """Silence the start-up messages of TensorFlow's C++ code, unless TF_CPP_MIN_LOG_LEVEL asks for them.
 
     The variable alone is not enough: the first messages come before TensorFlow reads it. So the file descriptor
@@ -31,7 +28,7 @@ def quiet_stderr() -> Iterator[None]:
         os.close(stderr)
 
 
-def load_tensorflow(name: str) -> Any:
+def load_tensorflow(name: str):
     """Import TensorFlow, calmly."""
     with quiet_stderr():
         module = importlib.import_module(name)
@@ -49,7 +46,7 @@ else:
     tf = LazyModule('tensorflow.compat.v1', load_tensorflow)
 
 
-def session_config() -> tf.ConfigProto:
+def session_config():
     """The configuration of every session: GPU memory is claimed as it is needed."""
     config = tf.ConfigProto()
     config.gpu_options.allow_growth = True
@@ -58,7 +55,7 @@ def session_config() -> tf.ConfigProto:
     return config
 
 
-def open_session(graph: tf.Graph | None = None) -> tf.Session:
+def open_session(graph=None):
     """A session on this process's devices."""
     return tf.Session(graph=graph, config=session_config())
 

@@ -199,5 +199,5 @@ def describe(layer: Layer | None) -> str:
     else:
         kind = {'conv2d': 'convolution', 'conv2d_transpose': 'deconvolution'}[layer.kind]
         what = f'{kind} {layer.output} {layer.kernel}x{layer.kernel}/{layer.stride} {layer.padding}'
-    activation = {'leaky_relu': 'leaky ReLU', 'relu': 'ReLU', None: 'linear'}.get(layer.activation, layer.activation)
+    activation = {'leaky_relu': 'leaky ReLU', 'relu': 'ReLU', 'tanh': 'tanh', None: 'linear'}[layer.activation]
     return ', '.join([what, *['BN'] * layer.batch_norm, activation, *['dropout'] * layer.dropout])

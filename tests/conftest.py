@@ -73,7 +73,7 @@ def chosen(flags):
     return settings, system_of(settings)
 
 
-def new_run(flags, faces, directory=None) -> Run:
+def new_run(flags, faces, directory=Path(os.devnull)) -> Run:
     """A run with the settings given by flags, on faces uint8 (N, H, W, 3)."""
     return Run(chosen(flags)[0], Dataset(faces), directory)
 

@@ -379,13 +379,14 @@ def test_bfloat16_is_for_layers_and_not_for_weights_statistics_losses_and_optimi
     assert {loss.dtype for loss in losses} == {tf.float32}
     types = collections.defaultdict(set)
     for operation in operations_behind(train_opt, store_statistics, *losses):
-        for attribute in {'T', 'U'} & set(operation.node_def.attr):
-            types[operation.type, attribute].add(tf.as_dtype(operation.node_def.attr[attribute].type))
+        for name in 'T', 'U':
+            if number := operation.node_def.attr[name].type:
+                types[operation.type, name].add(tf.as_dtype(number))
     for name in ('MatMul', 'Conv2D', 'Conv2DBackpropInput', 'Conv2DBackpropFilter', 'LeakyRelu', 'LeakyReluGrad'):
         assert types[name, 'T'] == {tf.bfloat16}, name
     for name in ('FusedBatchNormV3', 'FusedBatchNormGradV3'):
         assert (types[name, 'T'], types[name, 'U']) == ({tf.bfloat16}, {tf.float32})  # U is that of the statistics
-    for name in ('Log1p', 'Exp', 'Mean', 'Sigmoid', 'Tanh', 'ApplyAdam'):
+    for name in ('Log1p', 'Exp', 'Mean', 'Sigmoid', 'Tanh', 'ResourceApplyAdam'):
         assert types[name, 'T'] == {tf.float32}, name
 
 

@@ -7,15 +7,18 @@ import pytest
 from conftest import NARROW, chosen, run_command
 
 import dcgan
-import generate
-import runtime
-import settings
 import train
-from runtime import tf
+from graph.layers import network
+from graph.replica import Replica
+from graph.session import open_session, tf
+from helper import get_batch
+from rundir.settings import OVERRIDES, SCHEDULES, flag
+from sampling.generator import draw_faces
+from sampling.latents import sample_latents
 from systems import SYSTEMS, System
 
-# Of each layer, first to last: what comes out, and how many numbers are learned: kernels, then gamma and beta of a
-# batch normalisation, or else the biases. A kernel has side * side * (channels in) * (channels out) numbers.
+# For each layer, first to last: the shape of its output and its number of parameters: kernels, then gamma and beta of a
+# batch normalisation, or else biases. A kernel has side * side * (channels in) * (channels out) parameters.
 OREILLY_DISCRIMINATOR = [
     ((14, 14, 64), 5 * 5 * 3 * 64 + 64),
     ((7, 7, 128), 5 * 5 * 64 * 128 + 128 + 128),
@@ -92,89 +95,88 @@ def test_layers_have_the_published_shapes_and_parameters(name):
             layers, built = getattr(system, scope), []
             for count in range(1, len(layers) + 1):
                 with tf.variable_scope(scope, reuse=tf.AUTO_REUSE):
-                    output = dcgan.network(system, layers[:count], tf.zeros(inputs[scope]), training=True)
+                    output = network(system, layers[:count], tf.zeros(inputs[scope]), training=True)
                 learned = tf.trainable_variables(f'{scope}/layer{count}/')
                 parameters = sum(variable.shape.num_elements() for variable in learned)
                 built.append((tuple(output.shape.as_list()[1:]), parameters))
             assert built == expected
-        assert dcgan.generator(system, tf.zeros(inputs['generator']), reuse=True).shape == (4, *expected_image(system))
+        assert dcgan.generator(system, tf.zeros(inputs['generator']), reuse=True).shape == (4, *image_shape(system))
         assert dcgan.discriminator(system, tf.zeros(inputs['discriminator']), reuse=True).shape == (4, 1)
 
 
-def expected_image(system):
+def image_shape(system: System) -> tuple[int, int, int]:
     return system.image_size, system.image_size, 3
 
 
-def small(name) -> System:
-    """A system so narrow that its steps are quick, also where images are large."""
-    return chosen(f'--system {name} --width {1 / 32 if SYSTEMS[name].image_size > 28 else 1 / 16}')[1]
+def narrow(name) -> tuple[dict, System]:
+    """Settings with so small a width that steps are quick even if images are large, and their system."""
+    return chosen(f'--system {name} --width {1 / 32 if SYSTEMS[name].image_size > 28 else 1 / 16}')
 
 
 def fixed_batch(system, count=4):
-    """Smooth pictures in place of faces, and latents."""
+    """Images of smooth colours in place of faces, -0.5..0.5, and latents."""
     rng = np.random.default_rng(0)
     slopes = rng.uniform(-1, 1, (count, 2, 3))
     y, x = np.mgrid[-1 : 1 : system.image_size * 1j, -1 : 1 : system.image_size * 1j]
     images = np.stack([127 + 60 * (y[..., None] * a + x[..., None] * b) for a, b in slopes])
-    return images.astype(np.uint8), generate.draw_latents(system, rng, count)
+    return get_batch(images.astype(np.uint8), np.arange(count)), sample_latents(system, rng, count)
 
 
 @pytest.mark.parametrize('name', SYSTEMS)
 def test_the_discriminator_of_each_system_learns_to_tell_a_batch_apart(name):
-    system = small(name)
+    _, system = narrow(name)
     images, latents = fixed_batch(system)
-    with tf.Graph().as_default():
+    with tf.Graph().as_default(), open_session() as session:
         tf.set_random_seed(0)
         real, z, learning_rate = dcgan.model_inputs(system.image_size, system.image_size, 3, system.latent_size)
         losses = dcgan.model_loss(system, real, z)
         learn = dcgan.minimize(system, losses.d_loss, learning_rate, tf.trainable_variables('discriminator/'))
         feed = {real: images, z: latents, learning_rate: 2e-3}
-        with tf.Session() as session:
-            session.run(tf.global_variables_initializer())
-            before = session.run(losses, feed)
-            for _ in range(40):
-                session.run(learn, feed)
-            after = session.run(losses, feed)
+        session.run(tf.global_variables_initializer())
+        before = session.run(losses, feed)
+        for _ in range(60):
+            session.run(learn, feed)
+        after = session.run(losses, feed)
     assert after.d_loss < before.d_loss - 0.3
     assert after.d_real.shape == after.d_fake.shape == (4, 1) and after.d_real.mean() > after.d_fake.mean() + 0.2
 
 
 @pytest.mark.parametrize('name', SYSTEMS)
-def test_a_step_of_each_system_moves_every_weight(name):
-    system = small(name)
+def test_a_step_of_each_system_changes_every_weight(name):
+    settings, system = narrow(name)
     images, latents = fixed_batch(system)
-    built = train.build_graph(system, 0)
-    with built.graph.as_default(), runtime.open_session(built.graph) as session:
+    built = train.build_graph(settings, Replica())
+    with built.graph.as_default(), open_session() as session:
         session.run(built.initializer)
-        trained = {variable.op.name: variable for variable in tf.trainable_variables()}
-        before = session.run(trained)
+        weights = {variable.op.name: variable for variable in tf.trainable_variables()}
+        before = session.run(weights)
         feed = {built.input_real: images, built.input_z: latents, built.learning_rate: system.learning_rate}
-        _, *outcome = session.run([built.train_opt, *built.losses[:4]], feed)
-        after = session.run(trained)
+        _, outcome = session.run([built.train_opt, built.losses], feed)
+        after = session.run(weights)
         assert session.run(built.step) == 1 and session.run(built.weights_finite)
-        session.run(built.refresh_statistics, {built.input_z: latents})
+        session.run(built.store_statistics, {built.input_z: latents})
         faces = session.run(built.samples, {built.input_z: latents})
     assert all(np.isfinite(value).all() for value in outcome)
-    assert all((after[weight] != before[weight]).any() for weight in trained)
-    assert faces.shape == (4, *expected_image(system)) and np.isfinite(faces).all()
+    assert all((after[name] != before[name]).any() for name in weights)
+    assert faces.shape == (4, *image_shape(system)) and np.isfinite(faces).all()
 
 
-# --- widths and flags
+# --- width and flags
 
 
 @pytest.mark.parametrize('name', SYSTEMS)
 def test_width_scales_the_hidden_channels_and_nothing_else(name):
-    whole, narrow = SYSTEMS[name], chosen(f'--system {name} --width 0.125')[1]
-    for layers, narrow_layers in ((whole.generator, narrow.generator), (whole.discriminator, narrow.discriminator)):
-        for layer, thin in zip(layers[:-1], narrow_layers[:-1], strict=True):
-            if isinstance(layer.output, tuple):
-                assert thin.output == (*layer.output[:-1], layer.output[-1] // 8)
+    full, thin = SYSTEMS[name], chosen(f'--system {name} --width 0.125')[1]
+    for full_layers, thin_layers in ((full.generator, thin.generator), (full.discriminator, thin.discriminator)):
+        for before, after in zip(full_layers[:-1], thin_layers[:-1], strict=True):
+            if isinstance(before.output, tuple):
+                assert after.output == (*before.output[:-1], before.output[-1] // 8)
             else:
-                assert thin.output == layer.output // 8
-            assert thin._replace(output=layer.output) == layer
-        assert narrow_layers[-1] == layers[-1]
-    assert narrow.generator[-1].output == 3 and narrow.discriminator[-1].output == (1,)
-    assert narrow._replace(generator=whole.generator, discriminator=whole.discriminator) == whole
+                assert after.output == before.output // 8
+            assert after._replace(output=before.output) == before
+        assert thin_layers[-1] == full_layers[-1]
+    assert thin.generator[-1].output == 3 and thin.discriminator[-1].output == (1,)
+    assert thin._replace(generator=full.generator, discriminator=full.discriminator) == full
 
 
 def test_a_layer_has_at_least_one_channel():
@@ -183,7 +185,7 @@ def test_a_layer_has_at_least_one_channel():
     assert [layer.output for layer in chosen('--width 2')[1].generator] == [(2, 2, 1024), 512, 256, 3]
 
 
-OTHER_VALUES = {  # than any system has
+OTHER_VALUES = {  # that no system has
     'batch_size': 24,
     'learning_rate': 0.003,
     'learning_rate_decay': 0.25,
@@ -212,16 +214,16 @@ OTHER_VALUES = {  # than any system has
 
 
 def test_every_value_of_a_system_is_a_flag():
-    of_networks = {'article', 'image_size', 'generator', 'discriminator'}
-    of_length = {'epochs', 'steps', 'sample_every', 'sample_epochs'}
-    assert set(System._fields) - of_networks - of_length == set(settings.OVERRIDES) == set(OTHER_VALUES)
+    fixed_by_networks = {'article', 'image_size', 'generator', 'discriminator'}
+    schedules = {name for pair in SCHEDULES for name in pair}
+    assert set(System._fields) - fixed_by_networks - schedules == set(OVERRIDES) == set(OTHER_VALUES)
 
 
 @pytest.mark.parametrize('name', OTHER_VALUES)
-def test_a_flag_overrides_the_value_of_the_system_and_no_other(name):
+def test_a_flag_overrides_one_value_of_the_system(name):
     value = OTHER_VALUES[name]
-    chosen_settings, system = chosen(f'{settings.flag(name)} {value}')
-    assert chosen_settings[name] == value and value != getattr(SYSTEMS['oreilly'], name)
+    settings, system = chosen(f'{flag(name)} {value}')
+    assert settings[name] == value and value != getattr(SYSTEMS['oreilly'], name)
     assert system == SYSTEMS['oreilly']._replace(**{name: value})
 
 
@@ -243,14 +245,14 @@ def test_the_recommended_system_has_the_published_networks_and_data():
         ('--system ranjan --sample-every 5', {'epochs': 25, 'steps': None, 'sample_every': 5, 'sample_epochs': None}),
     ],
 )
-def test_one_flag_of_a_schedule_takes_the_place_of_the_pair(flags, values):
-    chosen_settings, _ = chosen(flags)
-    assert {name: chosen_settings[name] for name in values} == values
+def test_one_flag_of_a_schedule_takes_the_place_of_both_settings(flags, values):
+    settings, _ = chosen(flags)
+    assert {name: settings[name] for name in values} == values
 
 
 def test_run_json_is_enough_to_draw_the_faces_of_a_run_with_other_values(tmp_path, pictures):
     values = OTHER_VALUES | {'batch_size': 8, 'learning_rate': 2e-4}
-    flags = [text for name, value in values.items() for text in (settings.flag(name), value)]
+    flags = [text for name, value in values.items() for text in (flag(name), value)]
     result = run_command(
         'train.py', *NARROW, *flags, '--data', pictures, '--run-dir', 'run', '--steps', 2, '--sample-every', 1,
         cwd=tmp_path,
@@ -258,7 +260,7 @@ def test_run_json_is_enough_to_draw_the_faces_of_a_run_with_other_values(tmp_pat
     assert result.returncode == 0 and result.stderr == ''
     saved = json.loads((tmp_path / 'run' / 'run.json').read_text())['settings']
     assert {name: saved[name] for name in values} == values and saved['width'] == 0.125
-    (faces,) = generate.draw_faces(tmp_path / 'run', 9, seed=0)
+    (faces,) = draw_faces(tmp_path / 'run', 9, seed=0)
     assert faces.shape == (9, 28, 28, 3) and faces.std(axis=0).mean() > 0
-    other_seed = next(generate.draw_faces(tmp_path / 'run', 9, seed=1))
-    assert (faces != other_seed).any(axis=(1, 2, 3)).all()
+    (others,) = draw_faces(tmp_path / 'run', 9, seed=1)
+    assert (faces != others).any(axis=(1, 2, 3)).all()

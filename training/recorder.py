@@ -88,7 +88,8 @@ class Recorder:
         self.print(
             f'Epoch {run.epoch(step)}/{run.epoch(run.last_step)}, step {step}: '
             'discriminator loss {d_loss:.4f}, generator loss {g_loss:.4f}, D(x) {d_real:.3f}, '
-            'D(G(z)) {d_fake:.3f}, {images_per_second:.1f} images/s, '.format(**means) + f'samples {run.grid(step)}'
+            'D(G(z)) {d_fake:.3f}, {images_per_second:.1f} images/s, '.format(**means)
+            + f'samples {run.grid(step)}'
         )
         if run.preview:
             self.print(preview(faces))

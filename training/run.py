@@ -4,6 +4,7 @@ import contextlib
 import csv
 import datetime
 import math
+import os
 import sys
 from argparse import Namespace
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import helper
 from common import cli, files
 from dataset import DataError
+from distributed.cluster import shard_size
 from graph.replica import Replica
 from rundir import checkpoints, directory
 from rundir.checkpoints import Checkpoint
@@ -31,12 +33,12 @@ class Run:
     """A training run.
 
     settings: see `rundir.settings.choose_settings`. checkpoint: where it goes on, None for a new run.
-    directory: None in a process that is not the chief. preview: show samples in the terminal.
+    directory: only the chief has one that can be written to. preview: show samples in the terminal.
     """
 
     settings: dict
     dataset: helper.Dataset
-    directory: Path | None = None
+    directory: Path = Path(os.devnull)
     checkpoint: Checkpoint | None = None
     preview: bool = False
 
@@ -49,9 +51,9 @@ class Run:
         return self.dataset.steps_per_epoch(self.system.batch_size)
 
     @cached_property
-    def last_step(self) -> float:
-        steps, epochs = self.settings['steps'], self.settings['epochs']
-        return min(steps or math.inf, (epochs or math.inf) * self.steps_per_epoch)
+    def last_step(self) -> int:
+        ends = self.settings['steps'], (self.settings['epochs'] or 0) * self.steps_per_epoch
+        return min(end for end in ends if end)
 
     def epoch(self, step: int) -> int:
         """The epoch of a step, both counted from 1."""
@@ -140,6 +142,7 @@ def find_settings(args: Namespace, several: bool) -> tuple[dict, dict]:
 def prepare_data(args: Namespace) -> None:
     """Load the faces once, silently, so that several workers find them prepared. Raises UserError."""
     settings, _ = find_settings(args, several=True)
+    shard_size(settings['batch_size'], args.workers)  # an error now saves loading the data
     with contextlib.redirect_stdout(None):
         load_faces(settings, args.sources)
 
@@ -149,7 +152,9 @@ def start_run(args: Namespace, replica: Replica) -> Run:
 
     The chief locks the run directory. Raises UserError.
     """
-    settings, saved, checkpoint = {}, {}, None
+    settings: dict = {}
+    saved: dict = {}
+    checkpoint = None
     if replica.is_chief:
         settings, saved = find_settings(args, replica.count > 1)
         if saved:
@@ -160,16 +165,15 @@ def start_run(args: Namespace, replica: Replica) -> Run:
         own = choose_settings(args)
         settings |= {name: own[name] for name in ('data_dir', 'data') if name == 'data_dir' or args.data}
     replica.shard(settings['batch_size'])  # an error now saves loading the data
-    preview = args.preview and sys.stdout.isatty()
-    run = Run(settings, helper.Dataset(load_faces(settings, args.sources)), args.run_dir, checkpoint, preview)
+    dataset = helper.Dataset(load_faces(settings, args.sources))
+    run = Run(settings, dataset, checkpoint=checkpoint, preview=args.preview and sys.stdout.isatty())
     check_data(run, saved, replica)
-    if not replica.is_chief:
-        run.directory = None
-    elif not saved:
+    if replica.is_chief:
         name = f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
-        run.directory = run.directory or files.unused(Path('runs') / name)
-        run.directory.mkdir(parents=True, exist_ok=True)
-        directory.lock(run.directory)
+        run.directory = args.run_dir or files.unused(Path('runs') / name)
+        if not saved:
+            run.directory.mkdir(parents=True, exist_ok=True)
+            directory.lock(run.directory)
     return run
 
 

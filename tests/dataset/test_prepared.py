@@ -25,7 +25,7 @@ from conftest import encode
 from dataset_helpers import PYTHON, file_names, write_archive
 from PIL import Image
 
-from dataset import DataError, images, prepared, sources
+from dataset import DataError, images, prepared
 from dataset.prepared import load_prepared, open_prepared, save_prepared
 from helper import get_image
 
@@ -108,7 +108,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path):
 @pytest.fixture
 def two_processes(monkeypatch):
     """Two decoding processes however few images and cores there are."""
-    monkeypatch.setattr(prepared, 'available_cores', lambda: 2)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: {0, 1}, raising=False)
     monkeypatch.setattr(prepared, 'MIN_CHUNKS', 1)
     monkeypatch.setattr(prepared, 'CHUNK', 8)
 
@@ -128,21 +128,33 @@ def test_the_number_of_images_in_flight_is_bounded(tmp_path, two_processes, monk
             return super().submit(function, *args)
 
     monkeypatch.setattr(prepared, 'ProcessPoolExecutor', Pool)
+    monkeypatch.setattr(prepared, 'CHUNK', 1)
     archive = write_archive(tmp_path / 'faces.zip', 100)
-    chunks = [[name] for name in sources.image_names(archive)]
-    with contextlib.closing(prepared.decode_chunks(archive, chunks, read_image)) as results:
-        for received, (face,) in enumerate(results):
-            assert face[0, 0, 0] == received
+    source = images.ImageSource(archive)
+    with contextlib.closing(prepared.decode_chunks(source, source.names(), read_image)) as results:
+        for received, ((face,), failures) in enumerate(results):
+            assert face[0, 0, 0] == received and failures == []
             assert len(submitted) <= received + 2 * prepared.MAX_PENDING
     assert len(submitted) == received + 1 == 100
 
 
 @pytest.mark.skipif(not hasattr(os, 'sched_getaffinity'), reason='needs sched_getaffinity')
-def test_only_the_cores_that_the_process_may_use_are_counted(monkeypatch):
+def test_a_decoding_process_is_started_for_each_core_that_may_be_used(tmp_path, two_processes, monkeypatch):
+    processes = []
+
+    class Pool(ProcessPoolExecutor):
+        def __init__(self, max_workers, *args):
+            processes.append(max_workers)
+            super().__init__(1, *args)
+
+    monkeypatch.setattr(prepared, 'ProcessPoolExecutor', Pool)
+    archive = write_archive(tmp_path / 'faces.zip', 1)
     monkeypatch.setattr(os, 'sched_getaffinity', lambda process: {1, 4, 5})
-    assert prepared.available_cores() == 3
+    load(archive, tmp_path / 'some')
     monkeypatch.delattr(os, 'sched_getaffinity')
-    assert prepared.available_cores() == os.cpu_count()
+    monkeypatch.setattr(os, 'cpu_count', lambda: 4)
+    load(archive, tmp_path / 'all')
+    assert processes == [3, 4]
 
 
 def kill_this_process(_):
@@ -308,7 +320,7 @@ def test_decompression_bombs_are_left_out_in_bounded_memory(tmp_path):
     command = [sys.executable, '-c', code, tmp_path / 'faces.zip', tmp_path]
     result = subprocess.run(command, stderr=subprocess.PIPE, **PYTHON)
     reasons = dict(re.findall(r"^Left out '([\w.]+)': (.*)$", result.stderr, re.MULTILINE))
-    assert reasons['entry.png'] == f'more than {sources.MAX_BYTES} bytes' and 'CRC' in reasons['lying.png']
+    assert reasons['entry.png'] == f'more than {images.MAX_BYTES} bytes' and 'CRC' in reasons['lying.png']
     assert reasons['10000.jpg'] == f'10000x10000 is more than {images.MAX_PIXELS} pixels'
     assert 'pixels' in reasons['20000.png'] and 'pixels' in reasons['20000.jpg'] and 'pixels' in reasons['60000.jpg']
     assert len(result.stderr.splitlines()) == 7, result.stderr
