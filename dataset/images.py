@@ -89,7 +89,7 @@ def open_image(file):
             yield image
 
 
-def crop_and_resize(image: Image.Image, box, size: tuple[int, int], min_side: float) -> Image.Image:
+def crop_and_resize(image, box, size: tuple[int, int], min_side: float) -> Image.Image:
     """Crop an open image to `box` (left, top, right, bottom) and resize it to `size` (width, height), bilinear.
 
     Returns 8-bit RGB, whatever the mode of `image`: 16-bit grey is scaled, and transparent parts become white.
@@ -107,6 +107,5 @@ def crop_and_resize(image: Image.Image, box, size: tuple[int, int], min_side: fl
     if image.mode.startswith('I'):  # 16-bit grey, which Pillow would clip
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     if image.has_transparency_data:
-        image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA'))
     return image.convert('RGB').resize(size, Image.Resampling.BILINEAR, (left - x, top - y, right - x, bottom - y))

@@ -27,7 +27,7 @@ CHUNK = 64  # images decoded, and then written, at a time
 MIN_CHUNKS = 32  # for fewer, starting processes takes longer than decoding
 MAX_PENDING = 4  # chunks per process that have been submitted and not yet written
 
-open_once = functools.cache(ImageSource)  # for worker processes, which get one chunk after another
+open_once = functools.cache(ImageSource)  # for worker processes, each of which decodes many chunks
 
 
 def load_prepared(source: Path, image_size: int, cache_dir: Path, read_image, *made_with) -> np.ndarray:
@@ -75,7 +75,7 @@ def open_prepared(path: Path, image_size: int) -> np.ndarray | None:
 
 
 def save_prepared(path: Path, image_size: int, blocks) -> np.ndarray:
-    """Write blocks, uint8 (n, image_size, image_size, 3), to a .npy file that appears once complete, and memory-map it."""
+    """Write blocks of uint8 (n, image_size, image_size, 3) to a .npy file that appears once complete, and map it."""
     count, header = 0, {'descr': '|u1', 'fortran_order': False, 'shape': (0, image_size, image_size, 3)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, open(temporary, 'wb') as file:

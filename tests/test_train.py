@@ -113,7 +113,7 @@ def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tmp_path, no_sign
         flags = f'--width 0.05 --batch-size 4 --steps 3 --samples 4 --seed {seed}'
         train.train(new_run(flags, FACES, tmp_path / directory), Replica())
         losses.append([float(row['d_loss']) for row in read_log(tmp_path / directory)])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
     assert np.abs(np.subtract(losses[2], losses[0])).max() > 1e-3
 
 

@@ -17,7 +17,6 @@ from PIL import Image
 from dataset import DataError, images
 from dataset.images import MAX_PIXELS, ImageSource, crop_and_resize, open_image
 
-
 # --- Folders and archives
 
 
