@@ -32,7 +32,7 @@ HOLD_OUT = 10  # one face in ten is never trained on: generated faces are compar
 def download_celeb_a(data_dir: str | Path, sources=CELEB_A_SOURCES) -> Path:
     """Download the official CelebA archive into `data_dir`, unless it is there, and return its path.
 
-    sources: URLs, tried in turn. Raises DataError if none gives that archive, or if a file in its place has another size.
+    sources: URLs, tried in turn. Raises DataError if none serves the archive, or if a file there has another size.
     """
     return download(Path(data_dir) / CELEB_A, sources, CELEB_A_SIZE, CELEB_A_MD5)
 
@@ -66,7 +66,7 @@ def load_faces(source: str | Path, image_size: int, cache_dir: str | Path, crop:
 
 def get_batch(faces: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """The faces at `indices` as float32 (n, height, width, 3), scaled from 0..255 to -0.5..0.5."""
-    # A product, not the published quotient: TensorFlow scaled so in earlier versions, whose runs resume bit for bit.
+    # A product, not the published quotient: TensorFlow computed it in earlier versions, whose runs resume bit for bit.
     return faces[indices].astype(np.float32) * np.float32(1 / 255) - np.float32(0.5)
 
 

@@ -43,9 +43,9 @@ def dense(x, units, scope):
 def batch_normalization(x, scope):
     with tf.variable_scope(scope):
         scale = variable('gamma', [x.shape[-1]], tf.ones_initializer())
-        return tf.nn.fused_batch_norm(x, scale, variable('beta', [x.shape[-1]], tf.zeros_initializer()), epsilon=1e-3)[
-            0
-        ]
+        offset = variable('beta', [x.shape[-1]], tf.zeros_initializer())
+        y, _, _ = tf.nn.fused_batch_norm(x, scale, offset, epsilon=1e-3)
+        return y
 
 
 def leaky_relu(x):

@@ -26,7 +26,7 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 
-from speed import machine, step_operations  # noqa: E402
+from speed import machine, spread, step_operations  # noqa: E402
 
 import train  # noqa: E402
 from graph.replica import Replica  # noqa: E402
@@ -117,12 +117,6 @@ def plan(system, weights, batch):
             )
 
 
-def spread(values, digits=2) -> str:
-    """The median of some values (minimum to maximum)."""
-    low, middle, high = (f'{value:.{digits}f}' for value in (min(values), statistics.median(values), max(values)))
-    return f'{middle} ({low} to {high})'
-
-
 def main():
     parser = argparse.ArgumentParser(description='Measure two workers against one process.')
     parser.add_argument('--batch', type=int, default=512, help='images a step (512)')
@@ -156,7 +150,12 @@ def main():
     for name, values in measured.items():
         steps = [step for step, _ in values]
         gains, reached = (np.divide(some, steps) for some in (one, apart))
-        cells = spread(1000 * np.array(steps), 0), spread(gains), spread(reached), f'{values[0][1]:.1f}'
+        cells = (
+            spread(1000 * np.array(steps)),
+            spread(gains, '{:.2f}'),
+            spread(reached, '{:.2f}'),
+            f'{values[0][1]:.1f}',
+        )
         print(f'| {name} | ' + ' | '.join(cells).replace('nan', '') + ' |')
     for flags, batch in ((['--system', 'oreilly'], 128), (['--system', 'ranjan', '--precision', 'bf16'], 128)):
         settings = choose_settings(parse_arguments(flags))

@@ -8,6 +8,7 @@ products divided by the operations of a step, counted from the layers of `system
 """
 
 import argparse
+import contextlib
 import csv
 import datetime
 import io
@@ -23,6 +24,7 @@ import time
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -30,10 +32,12 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import published as recipe  # noqa: E402
+
 import helper  # noqa: E402
 import train  # noqa: E402
 from common import cli, files  # noqa: E402
-from dataset import prepared  # noqa: E402
+from dataset.prepared import save_prepared  # noqa: E402
 from graph.replica import Replica  # noqa: E402
 from graph.session import open_session, tf  # noqa: E402
 from rundir.settings import choose_settings, parse_arguments  # noqa: E402
@@ -147,8 +151,6 @@ def timed(call, seconds) -> list[float]:
 
 def published(batch, jpegs):
     """Training images per second of the published recipe. jpegs: an archive to decode from, or None."""
-    import published as recipe
-
     if jpegs:
         batches = recipe.get_batches(zipfile.ZipFile(jpegs), batch)
     else:
@@ -170,7 +172,7 @@ def synthetic(count, image_size, folder: Path):
     rng = np.random.default_rng(0)
     sizes = (min(512, count - start) for start in range(0, count, 512))
     blocks = (rng.integers(0, 256, (size, image_size, image_size, 3), np.uint8) for size in sizes)
-    return prepared.save_prepared(path, image_size, blocks)
+    return save_prepared(path, image_size, blocks)
 
 
 def ours(batch, precision='fp32', xla=False, image_size=28, images=IMAGES, steps=None):
@@ -181,9 +183,8 @@ def ours(batch, precision='fp32', xla=False, image_size=28, images=IMAGES, steps
     settings = choose_settings(parse_arguments(flags.split() + ['--xla'] * xla))
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
         faces = synthetic(images, image_size, Path(folder))
-        output, sys.stdout = sys.stdout, nowhere
-        train.train(Run(settings, helper.Dataset(faces), Path(folder) / 'run'), Replica())
-        sys.stdout = output
+        with contextlib.redirect_stdout(nowhere):
+            train.train(Run(settings, helper.Dataset(faces), Path(folder) / 'run'), Replica())
         with open(Path(folder) / 'run' / 'log.csv') as file:
             rates = [float(row['images_per_second']) for row in csv.DictReader(file)][WARM_UP:]
     return statistics.median(rates)
@@ -219,8 +220,8 @@ def waiting(batch, precision):
 
 def prepare(jpegs, cores):
     """Full-size JPEGs prepared per second."""
-    prepared.available_cores = lambda: cores
-    with tempfile.TemporaryDirectory() as folder:
+    available = mock.patch.object(os, 'sched_getaffinity', lambda _: range(cores), create=True)
+    with tempfile.TemporaryDirectory() as folder, available:
         began = time.perf_counter()
         count = len(helper.load_faces(jpegs, 28, folder))
         return count / (time.perf_counter() - began)
@@ -276,6 +277,7 @@ class Table:
 
 
 def spread(values, form='{:.0f}') -> str:
+    """The median of some values (minimum to maximum)."""
     return f'{form.format(statistics.median(values))} ({form.format(min(values))} to {form.format(max(values))})'
 
 

@@ -46,7 +46,7 @@ def download(path: Path, urls, size: int, md5: str) -> Path:
 
 
 def fetch(url: str, part: Path, size: int, md5: str) -> None:
-    """Complete the file `part`, until four attempts in a row get no further. A file with the wrong MD5 is removed."""
+    """Complete and verify the file `part`. Gives up after four attempts in a row that get no further than before."""
     resumed = part.exists()
     furthest, waits = size_of(part), iter(WAITS)
     while size_of(part) < size:

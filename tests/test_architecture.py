@@ -58,6 +58,7 @@ def imports(path):
 def test_the_articles_files_and_the_commands_are_the_only_ones_at_the_top():
     names = {path.name for path in ROOT.glob('*.py')}
     assert names == {'systems.py', 'helper.py', 'dcgan.py', 'train.py', 'generate.py', 'evaluate.py'}
+    assert {path.parent.name for path in ROOT.glob('*/__init__.py')} | {name[:-3] for name in names} == set(LEVELS)
 
 
 @pytest.mark.parametrize('path', product_files(), ids=lambda path: str(path.relative_to(ROOT)))
