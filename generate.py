@@ -16,8 +16,8 @@ from PIL import Image
 import helper
 from common import cli
 from common.files import has_files, naming, replacing, unused
-from sampling.generator import PRETRAINED, draw_faces, draw_interpolation, export_generator, restored_generator
-from sampling.latents import STEPS_PER_LEG
+from sampling.generator import PRETRAINED, draw_faces, export_generator, restored_generator
+from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
 from sampling.pictures import enlarge, label, save_gif
 
 MAX_GRID_FACES = 64
@@ -34,11 +34,11 @@ def write_faces(args: Namespace, out: Path) -> None:
     """
     faces = itertools.chain.from_iterable(draw_faces(args.checkpoint, args.count, args.seed, args.truncate))
     first = list(itertools.islice(faces, MAX_GRID_FACES))
-    faces = itertools.chain(first, faces)
     out.mkdir(parents=True, exist_ok=True)  # only now: a checkpoint that cannot be used leaves no folder
     scale = min(max(args.scale, MIN_GRID_SCALE), MAX_GRID_SCALE)
     labelled = [label(face, str(index), scale) for index, face in enumerate(first)]
     helper.images_square_grid(np.array(labelled)).save(out / 'grid.png')
+    faces = itertools.chain(first, faces)
     if args.format == 'npz':
         target = out / 'faces.npz'
         with replacing(target) as temporary:
@@ -53,18 +53,18 @@ def write_faces(args: Namespace, out: Path) -> None:
 
 def write_interpolation(args: Namespace, out: Path) -> None:
     """Draw a walk from face to face into the folder `out`: a strip with one row per leg, and a GIF."""
+    columns = STEPS_PER_LEG + 1
     with restored_generator(args.checkpoint) as generator:
-        side = generator.system.image_size * args.scale
-        if args.interpolate * (STEPS_PER_LEG + 1) * side**2 > MAX_STRIP_PIXELS:
-            raise cli.UserError(
-                f'the strip would have more than {MAX_STRIP_PIXELS} pixels: lower --interpolate or --scale'
-            )
-        frames = draw_interpolation(generator, args.interpolate, args.seed, args.truncate)
+        if args.interpolate * columns * (generator.system.image_size * args.scale) ** 2 > MAX_STRIP_PIXELS:
+            raise cli.UserError(f'a strip of more than {MAX_STRIP_PIXELS} pixels: lower --interpolate or --scale')
+        latents = sample_latents(generator.system, np.random.default_rng(args.seed), args.interpolate, args.truncate)
+        path = interpolate(generator.system, latents)
+        frames = np.concatenate(list(generator.draw(path, len(path))))
     frames = frames.repeat(args.scale, axis=1).repeat(args.scale, axis=2)
     out.mkdir(parents=True, exist_ok=True)
-    legs = frames.reshape(args.interpolate, STEPS_PER_LEG, *frames.shape[1:])
-    legs = np.concatenate([legs, np.roll(legs[:, :1], -1, axis=0)], axis=1)  # each row ends where the next begins
-    helper.images_square_grid(legs.reshape(-1, *frames.shape[1:]), columns=STEPS_PER_LEG + 1).save(out / 'strip.png')
+    # Each row ends with the face that the next one begins with, the last with the very first.
+    indices = np.add.outer(np.arange(0, len(frames), STEPS_PER_LEG), np.arange(columns)) % len(frames)
+    helper.images_square_grid(frames[indices.ravel()], columns=columns).save(out / 'strip.png')
     save_gif([Image.fromarray(frame) for frame in frames], out / 'walk.gif', FRAME_MILLISECONDS)
     print(f'A walk through {args.interpolate} faces: {out / "walk.gif"}\nStep by step: {out / "strip.png"}')
 
@@ -74,8 +74,7 @@ def parse_arguments() -> Namespace:
     add = parser.add_argument
     add('--count', type=cli.number(int, 1, 1_000_000), default=10, help='how many faces (10)')
     add('--seed', type=cli.number(int, 0, 2**63), default=0, help='another seed draws other faces (0)')
-    add('--truncate', type=cli.number(float, 0, 1, exclusive=True), default=1.0,
-        help='below 1: more typical, less varied')  # fmt: skip
+    add('--truncate', type=cli.number(float, 0, 1, exclusive=True), default=1.0, help='< 1: more typical, less varied')
     add('--out', type=cli.path, help='folder for the results (faces, or faces-2, ... if that exists)')
     add('--format', choices=('png', 'npz'), default='png', help='one file per face, or one array of all (png)')
     add('--scale', type=cli.number(int, 1, 64), default=1, help='enlarge each pixel this many times (1)')
@@ -83,13 +82,12 @@ def parse_arguments() -> Namespace:
     add('--checkpoint', type=cli.path, default=PRETRAINED, help='a run directory or a checkpoint in it (pretrained)')
     add('--export', type=cli.path, metavar='DIR', help='draw nothing: write only the generator, into this folder')
     args = parser.parse_args()
-    without_effect = {
-        '--export': args.export and ('count', 'seed', 'truncate', 'out', 'format', 'scale', 'interpolate'),
-        '--interpolate': args.interpolate and ('count', 'format'),
-        '--format npz': args.format == 'npz' and ('scale',),
-    }
-    for flag, names in without_effect.items():
-        for name in names or ():
+    for flag, given, without_effect in (
+        ('--export', args.export, ('count', 'seed', 'truncate', 'out', 'format', 'scale', 'interpolate')),
+        ('--interpolate', args.interpolate, ('count', 'format')),
+        ('--format npz', args.format == 'npz', ('scale',)),
+    ):
+        for name in without_effect if given else ():
             if getattr(args, name) != parser.get_default(name):
                 parser.error(f'--{name} has no effect with {flag}: leave one of them out')
     return args

@@ -18,6 +18,7 @@ import tempfile
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -107,7 +108,7 @@ def mutated(draw, originals):
 
 
 @contextlib.contextmanager
-def captured_stderr():
+def captured_stderr() -> Iterator[list[str]]:
     """Yield a list that receives the lines written to stderr, by C libraries too."""
     lines: list[str] = []
     stderr = os.dup(2)

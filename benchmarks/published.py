@@ -77,8 +77,8 @@ def cross_entropy(logits, label):
 def get_image(file):
     with Image.open(file) as image:
         left, top = (image.width - 108) // 2, (image.height - 108) // 2
-        image = image.crop([left, top, left + 108, top + 108])
-        return np.array(image.resize([28, 28], Image.BILINEAR).convert('RGB'))
+        face = image.crop((left, top, left + 108, top + 108)).resize((28, 28), Image.Resampling.BILINEAR)
+        return np.array(face.convert('RGB'))
 
 
 def get_batches(archive: zipfile.ZipFile, batch_size):

@@ -135,7 +135,7 @@ def main():
     }
     weights = parameters(choose_settings(parse_arguments([])))
     print(f'{machine()}. A batch of {args.batch}, {weights / 1e6:.2f} M weights, {args.rounds} rounds.\n')
-    measured = {name: [] for name in kinds}
+    measured: dict = {name: [] for name in kinds}
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder) / 'pictures.zip', 2 * args.batch)
         for number in range(args.rounds):
@@ -150,16 +150,12 @@ def main():
     for name, values in measured.items():
         steps = [step for step, _ in values]
         gains, reached = (np.divide(some, steps) for some in (one, apart))
-        cells = (
-            spread(1000 * np.array(steps)),
-            spread(gains, '{:.2f}'),
-            spread(reached, '{:.2f}'),
-            f'{values[0][1]:.1f}',
-        )
+        ratios = (spread(some, '{:.2f}') for some in (gains, reached))
+        cells = spread(1000 * np.array(steps)), *ratios, f'{values[0][1]:.1f}'
         print(f'| {name} | ' + ' | '.join(cells).replace('nan', '') + ' |')
-    for flags, batch in ((['--system', 'oreilly'], 128), (['--system', 'ranjan', '--precision', 'bf16'], 128)):
-        settings = choose_settings(parse_arguments(flags))
-        plan(system_of(settings), parameters(settings), batch)
+    for system in (['--system', 'oreilly'], ['--system', 'ranjan', '--precision', 'bf16']):
+        settings = choose_settings(parse_arguments(system))
+        plan(system_of(settings), parameters(settings), batch=128)
 
 
 if __name__ == '__main__':

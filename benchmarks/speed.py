@@ -158,7 +158,7 @@ def published(batch, jpegs):
     steps = recipe.train(batches, batch, WARM_UP + STEPS[batch])
     for _ in range(WARM_UP):
         next(steps)
-    times = []
+    times: list[float] = []
     while True:
         began = time.perf_counter()
         if next(steps, steps) is steps:
@@ -202,7 +202,7 @@ def waiting(batch, precision):
         session.run(built.initializer)
         batches = train.prefetch(train.batches(run, 0, slice(None)))
         constant = next(batches)
-        times = {True: [], False: []}
+        times: dict[bool, list[float]] = {True: [], False: []}
         for number in range(2 * (WARM_UP + STEPS[batch])):
             began = time.perf_counter()
             images, latents = next(batches) if number % 2 else constant
@@ -239,7 +239,7 @@ def run(command, **options):
     """Run a command: what it printed, the seconds it took and its peak memory, MB."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE, **options)
-    output = process.stdout.read()
+    output = process.stdout.read()  # type: ignore[union-attr]  # it is a pipe
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f'{command} failed')

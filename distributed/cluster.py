@@ -11,8 +11,7 @@ import time
 from typing import NoReturn
 
 from common import cli
-from distributed import collectives
-from distributed.collectives import START_FACTOR
+from distributed.collectives import START_FACTOR, CollectiveReplica
 from distributed.socket_filter import listen_only_on
 from graph.replica import Replica
 from graph.session import session_config, tf
@@ -21,15 +20,12 @@ JOBS = ('chief', 'worker')  # the jobs of TF_CONFIG, in the order in which their
 LAUNCHED = 'launch.py'  # TF_CONFIG's "environment" in a worker that `launch` has started
 LOST = 3  # exit status of such a worker when it has lost another
 ADVICE = '; all workers have ended. To go on from the last checkpoint: --resume with --run-dir'
-RETRY_SECONDS = 0.2  # between attempts to reach another worker
+LOST_ERRORS = ('UnavailableError', 'DeadlineExceededError', 'AbortedError', 'CancelledError', 'FailedPreconditionError')
 MAX_JSON_BYTES = 1 << 16  # of a value that is broadcast
 
 
 def from_environment(timeout: float):
-    """This process as TF_CONFIG describes it: one of several workers, or a process that trains alone.
-
-    timeout: seconds that a worker waits for the others. Raises UserError if TF_CONFIG is malformed.
-    """
+    """The `Worker` that TF_CONFIG says this process is, or a `Replica` alone. Raises UserError if it is malformed."""
     text = os.environ.get('TF_CONFIG')
     if not text:
         return Replica()
@@ -38,21 +34,18 @@ def from_environment(timeout: float):
         jobs, task = config['cluster'], config['task']
         tasks = {(job, index): address for job in JOBS for index, address in enumerate(jobs.get(job, []))}
         index = list(tasks).index((task['type'], int(task['index'])))
-        launched = config.get('environment') == LAUNCHED
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise cli.UserError(
-            'TF_CONFIG is malformed: it should be like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
-            '"task": {"type": "worker", "index": 0}}, with a task that is in the cluster'
-        ) from None
+        example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+        problem = f'TF_CONFIG is malformed: it should be like {example}, with a task that is in the cluster'
+        raise cli.UserError(problem) from None
     if unknown := sorted(set(jobs) - set(JOBS)):
         raise cli.UserError(f'TF_CONFIG: the jobs can be {" and ".join(JOBS)}, not {", ".join(unknown)}')
     if ('chief', 1) in tasks:
         raise cli.UserError('TF_CONFIG: there can be only one chief')
     addresses = list(tasks.values())
-    for address in addresses:
-        split_address(address)
-    if len(set(addresses)) < len(addresses):
+    if len({split_address(address) for address in addresses}) < len(addresses):
         raise cli.UserError('TF_CONFIG: two workers have the same address')
+    launched = config.get('environment') == LAUNCHED
     return Worker(index, addresses, timeout, launched) if len(addresses) > 1 else Replica()
 
 
@@ -66,26 +59,22 @@ def split_address(address) -> tuple[str, int]:
 
 def is_listening(address: str) -> bool:
     """Whether connections to an address are accepted."""
-    try:
-        socket.create_connection(split_address(address), timeout=1).close()
-    except OSError:
-        return False
-    return True
+    with contextlib.suppress(OSError), socket.create_connection(split_address(address), timeout=1):
+        return True
+    return False
 
 
 def shard_size(batch_size: int, count: int) -> int:
     """The size of each worker's shard of a batch. Raises UserError if the shards of `count` workers are not equal."""
     size, rest = divmod(batch_size, count)
     if rest:
-        choices = [str(choice) for choice in (batch_size - rest, batch_size - rest + count) if choice]
-        raise cli.UserError(
-            f'a batch of {batch_size} cannot be divided equally among {count} workers: '
-            f'--batch-size {" or ".join(choices)}'
-        )
+        choices = ' or '.join(str(number * count) for number in (size, size + 1) if number)
+        problem = f'a batch of {batch_size} cannot be divided equally among {count} workers'
+        raise cli.UserError(f'{problem}: --batch-size {choices}')
     return size
 
 
-class Worker(Replica):
+class Worker(CollectiveReplica):
     """One of several processes that train together.
 
     When another worker ends, hangs or becomes unreachable, this process ends too, at once and from wherever it is:
@@ -93,66 +82,53 @@ class Worker(Replica):
     """
 
     def __init__(self, index: int, addresses: list[str], timeout: float, launched: bool = False):
-        """addresses: host:port of all workers. launched: whether `launch` has started this one."""
-        self.index, self.count = index, len(addresses)
-        self.addresses, self.timeout, self.launched = addresses, timeout, launched
-        self.group = collectives.Group(index, self.count, timeout)
-
-    # --- before the graph is built
+        """addresses: host:port of all workers. timeout: seconds to wait for them. launched: by `launch.py`."""
+        super().__init__(index, len(addresses), timeout)
+        self.addresses, self.launched = addresses, launched
 
     def __enter__(self):
-        """Start the server, and wait until those of all other workers listen."""
-        with contextlib.ExitStack() as stack:
-            stack.push(self)  # errors in here end the process, too
-            if self.launched:
-                threading.Thread(target=self._follow_launcher, daemon=True).start()
+        """Start the server, and wait until all workers listen, for START_FACTOR times the timeout."""
+        if self.launched:
+            threading.Thread(target=self._follow_launcher, daemon=True).start()
+        try:
             self._start_server()
-            self._wait_for_others()
-            stack.pop_all()
+            deadline = time.monotonic() + START_FACTOR * self.timeout
+            for index, address in enumerate(self.addresses):
+                while not is_listening(address):
+                    if time.monotonic() > deadline:
+                        self._end(f'worker {index}, {address}, cannot be reached: no answer')
+                    time.sleep(0.2)
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
         return self
 
-    def _follow_launcher(self) -> None:
+    def _follow_launcher(self):
         """Send this process SIGTERM, so that it saves and ends, when the launcher is gone and with it stdin."""
         os.read(0, 1)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def _start_server(self) -> None:
+    def _start_server(self):
         """Start TensorFlow's server, and configure the sessions on it."""
         self._config = session_config()
         self._config.experimental.collective_group_leader = '/job:worker/replica:0/task:0'
         self._config.experimental.collective_nccl = True  # between GPUs
         self._config.device_filters.append(f'/job:worker/task:{self.index}')  # sessions use no other worker's devices
-        cluster = tf.train.ClusterSpec({'worker': self.addresses})
-        own = self.addresses[self.index]
+        own, cluster = self.addresses[self.index], tf.train.ClusterSpec({'worker': self.addresses})
         try:
-            self._server = tf.distribute.Server(
-                cluster, job_name='worker', task_index=self.index, config=self._config, start=False
-            )
+            self._server = tf.distribute.Server(cluster, 'worker', self.index, config=self._config, start=False)
             listen_only_on(*split_address(own))
             self._server.start()
         except tf.errors.OpError:
             raise cli.UserError(f'cannot listen on {own}: another program may be using that port') from None
 
-    def _wait_for_others(self) -> None:
-        """Wait until all workers listen, for START_FACTOR times the timeout."""
-        deadline = time.monotonic() + START_FACTOR * self.timeout
-        for index, address in enumerate(self.addresses):
-            while not is_listening(address):
-                if time.monotonic() > deadline:
-                    self._end(f'worker {index}, {address}, cannot be reached: no answer')
-                time.sleep(RETRY_SECONDS)
-
     def __exit__(self, kind, error: BaseException | None, traceback) -> NoReturn:
-        """Report an error, if any, and end the process with its status.
-
-        Python's regular exit would destroy the server, which can wait indefinitely for workers that are gone.
-        """
+        """Report an error, if any, and end the process with its status."""
         status = 1
         try:
             status = cli.exit_status(error)
             sys.stdout.flush()
         finally:
-            os._exit(status)
+            os._exit(status)  # a regular exit destroys the server, which can wait indefinitely for lost workers
 
     def shard(self, batch_size: int) -> slice:
         size = shard_size(batch_size, self.count)
@@ -162,42 +138,10 @@ class Worker(Replica):
         text = json.dumps(value).encode().ljust(MAX_JSON_BYTES)
         with tf.Graph().as_default() as graph:
             own = tf.placeholder(tf.float32, [MAX_JSON_BYTES])
-            chiefs = self.group.broadcast(own)
+            chiefs = self.broadcast_tensor(own)
         with self.open_session(graph) as session, self._end_if_others_are_lost():
             codes = session.run(chiefs, {own: list(text)})
         return json.loads(codes.astype('uint8').tobytes())
-
-    # --- while the graph is built
-
-    @contextlib.contextmanager
-    def scope(self, local_batch_norm: bool = False, reduce_precision: str = 'fp32'):
-        self._local_batch_norm = local_batch_norm
-        self._reduce_type = tf.bfloat16 if reduce_precision == 'bf16' else tf.float32
-        with super().scope(local_batch_norm, reduce_precision):
-            yield
-
-    def batch_norm(self, x, gamma, beta, epsilon: float) -> tuple:
-        if self._local_batch_norm:
-            return super().batch_norm(x, gamma, beta, epsilon)
-        return collectives.batch_norm(x, gamma, beta, epsilon, self.group)
-
-    def random(self, sampler, shape, seed, dtype):
-        """This replica's shard of what `sampler` draws for the whole batch."""
-        whole = sampler(tf.concat([shape[:1] * self.count, shape[1:]], axis=0), seed, dtype=dtype)
-        return tf.split(whole, self.count)[self.index]
-
-    def mean(self, gradients: list) -> list:
-        return collectives.mean_gradients(gradients, self._reduce_type, self.group)
-
-    def gather(self, losses):
-        self._stop = tf.placeholder(tf.float32, [], 'stop')
-        losses, self._stopped = collectives.gather_losses(losses, self._stop, self.group)
-        collectives.order_reductions()
-        self._broadcast_variables = collectives.broadcast_variables(tf.global_variables(), self.group)
-        self._barrier = self.group.all_reduce(tf.zeros([]))
-        return losses
-
-    # --- in the session
 
     def open_session(self, graph):
         return tf.Session(self._server.target, graph, self._config)
@@ -216,8 +160,6 @@ class Worker(Replica):
         with self._end_if_others_are_lost(), contextlib.suppress(tf.errors.OpError):
             session.run(self._barrier)
 
-    # --- when another worker is lost
-
     @contextlib.contextmanager
     def _end_if_others_are_lost(self):
         """End the process if what runs inside fails or hangs because of another worker.
@@ -226,17 +168,12 @@ class Worker(Replica):
         in a few places, for example for a chief that hangs while the first step is set up. A timer ends those.
         """
         timer = threading.Timer((START_FACTOR + 1) * self.timeout, self._end)
-        timer.daemon = True
         timer.start()
         try:
             yield
-        except (
-            tf.errors.UnavailableError,
-            tf.errors.DeadlineExceededError,
-            tf.errors.AbortedError,
-            tf.errors.CancelledError,
-            tf.errors.FailedPreconditionError,
-        ):
+        except tf.errors.OpError as error:
+            if type(error).__name__ not in LOST_ERRORS:
+                raise
             self._end()
         finally:
             timer.cancel()

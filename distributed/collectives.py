@@ -1,40 +1,29 @@
-"""Collective operations in the graphs of replicas: all of them are sums by TensorFlow's `CollectiveReduceV2`.
-
-It runs over gRPC between CPUs, and over NCCL between GPUs.
-"""
+"""What replicas that train together add to their graphs: sums, sent by gRPC or, between GPUs, by NCCL."""
 
 import itertools
-import math
-from collections.abc import Callable
-from typing import Any
 
+from graph.replica import Replica
 from graph.session import tf
 
 MAX_BUFFER_BYTES = 8 << 20  # of gradients that are reduced together; a larger gradient has a buffer of its own
 START_FACTOR = 10  # at the start, workers wait for each other this many times as long as in training
 
 
-class Group:
-    """The replicas that run collective operations. Each must build the same operations in the same order."""
+class CollectiveReplica(Replica):
+    """One of `count` replicas, all of which must build the same operations in the same order."""
 
     def __init__(self, index: int, count: int, timeout: float):
-        """index: which of `count` replicas this one is. timeout: seconds that an operation may wait for the others."""
+        """timeout: seconds that an operation may wait for the other replicas."""
         self.index, self.count, self.timeout = index, count, timeout
-        self.keys = itertools.count(1)  # an operation has the same key on all replicas
+        self._keys = itertools.count(1)  # an operation has the same key on all replicas
 
     def all_reduce(self, x, timeout: float | None = None):
         """The sum of `x` over all replicas."""
         with tf.xla.experimental.jit_scope(compile_ops=False):
             total = tf.raw_ops.CollectiveReduceV2(
-                input=x,
-                group_size=self.count,
-                group_key=1,
-                instance_key=next(self.keys),
-                ordering_token=[],
-                merge_op='Add',
-                final_op='Id',
-                timeout_seconds=timeout or self.timeout,
-            )
+                input=x, merge_op='Add', final_op='Id', group_size=self.count, group_key=1,
+                instance_key=next(self._keys), ordering_token=[], timeout_seconds=timeout or self.timeout,
+            )  # fmt: skip
         total.set_shape(x.shape)
         return total
 
@@ -43,109 +32,112 @@ class Group:
 
         A sum of rows that are 0 on all replicas but one: `CollectiveGatherV2` would put replica 10 before replica 2.
         """
-        rows_around = [self.index, self.count - 1 - self.index]
-        return self.all_reduce(tf.pad(x[tf.newaxis], [rows_around] + [[0, 0]] * x.shape.rank))
+        padding = [[self.index, self.count - 1 - self.index]] + [[0, 0]] * x.shape.rank
+        return self.all_reduce(tf.pad(x[tf.newaxis], padding))
 
-    def broadcast(self, x):
+    def broadcast_tensor(self, x):
         """The `x` of replica 0, for which the others wait START_FACTOR times the timeout: it has more to prepare."""
         return self.all_reduce(x if self.index == 0 else tf.zeros_like(x), START_FACTOR * self.timeout)
 
+    def broadcast_variables(self, variables: list):
+        """An operation that gives all replicas the values that `variables` have on replica 0."""
+        assignments = []
+        for dtype in sorted({variable.dtype.base_dtype for variable in variables}, key=str):
+            same_type = [variable for variable in variables if variable.dtype.base_dtype == dtype]
+            values = as_one_vector(same_type, self.broadcast_tensor)
+            assignments += [variable.assign(value) for variable, value in zip(same_type, values, strict=True)]
+        return tf.group(assignments)
 
-def as_one_vector(tensors: list, operation: Callable[[Any], Any]) -> list:
+    def batch_norm(self, x, gamma, beta, epsilon: float) -> tuple:
+        if self.local_batch_norm:
+            return super().batch_norm(x, gamma, beta, epsilon)
+        size = tf.cast(tf.size(x) // x.shape[-1], tf.float32)  # values per channel in the shard
+        whole_size = size * self.count
+
+        @tf.custom_gradient
+        def normalize(x, gamma, beta) -> tuple:
+            _, mean, variance = tf.nn.fused_batch_norm(x, tf.ones_like(gamma), tf.zeros_like(beta))
+            # The statistics of equal shards, combined as in Chan et al. (1979). Averaging squares and subtracting the
+            # squared mean would be simpler, but in float32 it cancels where the mean is large.
+            means, variances = tf.unstack(self.all_gather(tf.stack([mean, variance])), axis=1)
+            mean = tf.reduce_mean(means, axis=0)
+            variance = tf.reduce_mean(variances, axis=0) * (size - 1) / size + tf.math.reduce_variance(means, axis=0)
+            y, _, _ = tf.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon, is_training=False)
+
+            def gradient(dy, *_) -> tuple:
+                # As if mean and variance were constants, plus their contribution, which depends on the whole batch.
+                dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+                    y_backprop=dy, x=x, scale=gamma, reserve_space_1=mean, reserve_space_2=variance,
+                    reserve_space_3=[], epsilon=epsilon, is_training=False,
+                )  # fmt: skip
+                totals = tf.unstack(self.all_reduce(tf.stack([dgamma, dbeta])))
+                scale, offset = (-gamma * tf.rsqrt(variance + epsilon) * total / whole_size for total in totals)
+                extra, _, _ = tf.nn.fused_batch_norm(x, scale, offset, mean, variance, epsilon, is_training=False)
+                return dx + extra, dgamma, dbeta
+
+            return (y, mean, variance), gradient
+
+        y, mean, variance = normalize(x, gamma, beta)
+        return y, mean, variance * whole_size / (whole_size - 1)
+
+    def random(self, sampler, shape, seed, dtype):
+        """This replica's shard of what `sampler` draws for the whole batch."""
+        whole = sampler(tf.concat([shape[:1] * self.count, shape[1:]], axis=0), seed, dtype=dtype)
+        return tf.split(whole, self.count)[self.index]
+
+    def mean(self, gradients: list) -> list:
+        """The mean of each float32 gradient over all replicas.
+
+        The backward pass computes the last gradients first, so they fill a few large buffers from the end of the list,
+        each of which is sent while the pass continues.
+        """
+        dtype = tf.bfloat16 if self.reduce_precision == 'bf16' else tf.float32
+
+        def mean(vector):
+            return tf.cast(self.all_reduce(tf.cast(vector, dtype)), tf.float32) / self.count
+
+        buffers: list[list] = [[]]
+        size = 0
+        for gradient in reversed(gradients):
+            gradient_size = gradient.shape.num_elements() * dtype.size
+            if buffers[-1] and size + gradient_size > MAX_BUFFER_BYTES:
+                buffers.append([])
+                size = 0
+            buffers[-1].append(gradient)
+            size += gradient_size
+        return [gradient for buffer in buffers for gradient in as_one_vector(buffer, mean)][::-1]
+
+    def gather_losses(self, losses, stop) -> tuple:
+        """The `dcgan.Losses` of the whole batch (`fake` stays the shard's), and whether any replica has a `stop` of 1."""
+        scalars = tf.stack([losses.d_loss, losses.g_loss, stop])
+        rows = self.all_gather(tf.concat([scalars, losses.d_real[:, 0], losses.d_fake[:, 0]], axis=0))
+        d_loss, g_loss, stop = tf.unstack(tf.reduce_mean(rows[:, :3], axis=0), num=3)
+        d_real, d_fake = (tf.reshape(scores, [-1, 1]) for scores in tf.split(rows[:, 3:], 2, axis=1))
+        return losses._replace(d_loss=d_loss, g_loss=g_loss, d_real=d_real, d_fake=d_fake), stop > 0
+
+    def gather(self, losses):
+        self._stop = tf.placeholder(tf.float32, [], 'stop')
+        losses, self._stopped = self.gather_losses(losses, self._stop)
+        order_reductions()
+        self._broadcast_variables = self.broadcast_variables(tf.global_variables())
+        self._barrier = self.all_reduce(tf.zeros([]))
+        return losses
+
+
+def as_one_vector(tensors: list, operation) -> list:
     """Join tensors into one vector, apply an element-wise `operation` to it, and take the result apart again."""
     vector = operation(tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0))
     pieces = tf.split(vector, [tensor.shape.num_elements() for tensor in tensors])
     return [tf.reshape(piece, tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
-def mean_gradients(gradients: list, dtype, group: Group) -> list:
-    """The mean of each float32 gradient over all replicas. dtype: the type in which they are sent.
-
-    They are sent in a few large buffers. The backward pass computes the last gradients first, so buffers are filled
-    from the end of the list and sent while the pass continues.
-    """
-
-    def mean(vector):
-        return tf.cast(group.all_reduce(tf.cast(vector, dtype)), tf.float32) / group.count
-
-    buffers: list[list] = []
-    size = math.inf
-    for gradient in reversed(gradients):
-        gradient_size = gradient.shape.num_elements() * dtype.size
-        if size + gradient_size > MAX_BUFFER_BYTES:
-            buffers.append([])
-            size = 0
-        buffers[-1].append(gradient)
-        size += gradient_size
-    means = [gradient for buffer in buffers for gradient in as_one_vector(buffer, mean)]
-    return means[::-1]
-
-
-def broadcast_variables(variables: list, group: Group):
-    """An operation that gives all replicas the values that `variables` have on replica 0."""
-    assignments = []
-    for dtype in sorted({variable.dtype.base_dtype for variable in variables}, key=str):
-        same_type = [variable for variable in variables if variable.dtype.base_dtype == dtype]
-        values = as_one_vector(same_type, group.broadcast)
-        assignments += [variable.assign(value) for variable, value in zip(same_type, values, strict=True)]
-    return tf.group(assignments)
-
-
-def batch_norm(x, gamma, beta, epsilon: float, group: Group) -> tuple:
-    """`tf.nn.fused_batch_norm` of the whole batch, of which `x` (N, H, W, C) is this replica's shard.
-
-    Returns the normalised shard, and the mean and the unbiased variance (C,) of the batch.
-    """
-    size = tf.cast(tf.size(x) // x.shape[-1], tf.float32)  # values per channel in the shard
-    whole_size = size * group.count
-
-    @tf.custom_gradient
-    def normalize(x, gamma, beta) -> tuple:
-        _, mean, variance = tf.nn.fused_batch_norm(x, tf.ones_like(gamma), tf.zeros_like(beta))
-        # The statistics of equal shards, combined as in Chan et al. (1979). Averaging squares and subtracting the
-        # squared mean would be simpler, but in float32 it cancels where the mean is large.
-        means, variances = tf.unstack(group.all_gather(tf.stack([mean, variance])), axis=1)
-        mean = tf.reduce_mean(means, axis=0)
-        variance = tf.reduce_mean(variances, axis=0) * (size - 1) / size + tf.math.reduce_variance(means, axis=0)
-        y, _, _ = tf.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon, is_training=False)
-
-        def gradient(dy, *_) -> tuple:
-            # As if mean and variance were constants, plus their contribution, which depends on the whole batch.
-            dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=dy, x=x, scale=gamma, reserve_space_1=mean, reserve_space_2=variance,
-                reserve_space_3=[], epsilon=epsilon, is_training=False,
-            )  # fmt: skip
-            totals = tf.unstack(group.all_reduce(tf.stack([dgamma, dbeta])))
-            scale, offset = (-gamma * tf.rsqrt(variance + epsilon) * total / whole_size for total in totals)
-            contribution, _, _ = tf.nn.fused_batch_norm(x, scale, offset, mean, variance, epsilon, is_training=False)
-            return dx + contribution, dgamma, dbeta
-
-        return (y, mean, variance), gradient
-
-    y, mean, variance = normalize(x, gamma, beta)
-    return y, mean, variance * whole_size / (whole_size - 1)
-
-
-def gather_losses(losses, stop, group: Group) -> tuple:
-    """The `dcgan.Losses` of the whole batch (`fake` stays that of the shard), and whether `stop` is 1 on any replica.
-
-    stop: a scalar, 0 or 1.
-    """
-    scalars = tf.stack([losses.d_loss, losses.g_loss, stop])
-    rows = group.all_gather(tf.concat([scalars, losses.d_real[:, 0], losses.d_fake[:, 0]], axis=0))
-    d_loss, g_loss, stop = tf.unstack(tf.reduce_mean(rows[:, :3], axis=0), num=3)
-    d_real, d_fake = (tf.reshape(scores, [-1, 1]) for scores in tf.split(rows[:, 3:], 2, axis=1))
-    return losses._replace(d_loss=d_loss, g_loss=g_loss, d_real=d_real, d_fake=d_fake), stop > 0
-
-
 def order_reductions() -> None:
     """Make the reductions of the graph run one by one, as NCCL requires, in the order in which they become ready."""
-    graph = tf.get_default_graph()
     depths: dict[str, int] = {}
-    for operation in graph.get_operations():
+    operations = tf.get_default_graph().get_operations()
+    for operation in operations:
         inputs = [tensor.op for tensor in operation.inputs] + operation.control_inputs
         depths[operation.name] = 1 + max((depths[source.name] for source in inputs), default=0)
-    reductions = [operation for operation in graph.get_operations() if operation.type == 'CollectiveReduceV2']
-    reductions.sort(key=lambda operation: depths[operation.name])
-    for first, second in itertools.pairwise(reductions):
+    reductions = [operation for operation in operations if operation.type == 'CollectiveReduceV2']
+    for first, second in itertools.pairwise(sorted(reductions, key=lambda operation: depths[operation.name])):
         second._add_control_input(first)

@@ -2,30 +2,22 @@
 
 import contextlib
 import json
-import math
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from typing import IO
 
 from common import cli
 from distributed.cluster import ADVICE, LAUNCHED, LOST, Worker, from_environment
 
-POLL_SECONDS = 0.1
 GRACE_SECONDS = 2.0  # that the other workers get to end by themselves when one has failed
 
 
 def is_launcher(count: int) -> bool:
-    """Whether this process is to launch `count` workers, rather than train alone or be one of them.
-
-    Raises UserError if TF_CONFIG is malformed, or if it names several workers that were not launched here.
-    """
+    """Whether this process is to launch `count` workers. Raises UserError if TF_CONFIG is malformed or names others."""
     replica = from_environment(timeout=0)
     if count == 1 or (isinstance(replica, Worker) and replica.launched):
         return False
@@ -34,15 +26,14 @@ def is_launcher(count: int) -> bool:
     return True
 
 
-def launch(count: int, timeout: float, prepare: Callable[[], None]) -> None:
+def launch(count: int, timeout: float, prepare) -> None:
     """Run the command of this process as `count` workers, until all have ended or one has failed.
 
     timeout: seconds that workers wait for each other; only for the message.
-    prepare: called before they start, for what needs to be done only once. It sees no GPU: those are for the workers.
+    prepare: a function called first, for what needs to be done only once. It sees no GPU: those are for the workers.
 
     Each worker gets a GPU of its own, or an equal shard of the cores on a machine without GPUs. Only the first, the
     chief, writes to the terminal; the stderr of another is shown if it fails. Stop signals are passed on to all.
-
     Raises UserError if a worker is killed or hangs, and SystemExit if one has failed and said why.
     """
     gpus = visible_gpus()
@@ -52,14 +43,17 @@ def launch(count: int, timeout: float, prepare: Callable[[], None]) -> None:
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
     prepare()
     addresses = free_addresses(count)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []  # only Linux has it
     with contextlib.ExitStack() as stack:
         errors = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
         workers = []
         for index in range(count):
-            with contextlib.nullcontext() if gpus else on_shard_of_cores(index, count):
-                worker = start_worker(index, addresses, gpus[index] if gpus else None, errors[index])
-            workers.append(stack.enter_context(worker))
-            stack.callback(worker.kill)
+            if gpus:  # the worker inherits it, as it does the cores: this process needs neither any more
+                os.environ['CUDA_VISIBLE_DEVICES'] = gpus[index]
+            elif cores:
+                os.sched_setaffinity(0, cores[len(cores) * index // count : len(cores) * (index + 1) // count] or cores)
+            workers.append(stack.enter_context(start_worker(index, addresses, errors[index])))
+            stack.callback(workers[-1].kill)
         received = pass_on_signals(workers)
         statuses = wait_for_end(workers)
         if not any(statuses):
@@ -73,16 +67,16 @@ def launch(count: int, timeout: float, prepare: Callable[[], None]) -> None:
                 errors[index].seek(0)
                 sys.stderr.write(errors[index].read().decode(errors='replace'))
                 sys.exit(status)
-    hanging = ' and '.join(f'worker {index}' for index, status in enumerate(statuses) if status is None)
-    raise cli.UserError(f'{hanging or "a worker"} did not answer for {timeout:g} s{ADVICE}')
+    hanging = ' and '.join(f'worker {index}' for index, status in enumerate(statuses) if status is None) or 'a worker'
+    raise cli.UserError(f'{hanging} did not answer for {timeout:g} s{ADVICE}')
 
 
-def start_worker(index: int, addresses: list[str], gpu: str | None, errors: IO) -> subprocess.Popen:
+def start_worker(index: int, addresses: list[str], errors) -> subprocess.Popen:
     """Start a worker. errors: a file for the stderr of every worker but the chief."""
     config = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}, 'environment': LAUNCHED}
     return subprocess.Popen(
         [sys.executable, *sys.orig_argv[1:]],
-        env=os.environ | {'TF_CONFIG': json.dumps(config)} | ({'CUDA_VISIBLE_DEVICES': gpu} if gpu else {}),
+        env=os.environ | {'TF_CONFIG': json.dumps(config)},
         stdin=subprocess.PIPE,  # closed when this process ends, even if it is killed: see Worker._follow_launcher
         stdout=subprocess.DEVNULL if index else None,
         stderr=errors if index else None,
@@ -94,9 +88,7 @@ def visible_gpus() -> list[str]:
     """The GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
     if 'CUDA_VISIBLE_DEVICES' in os.environ:
         return [name for name in os.environ['CUDA_VISIBLE_DEVICES'].split(',') if name not in ('', '-1')]
-    if not shutil.which('nvidia-smi'):
-        return []
-    lines = subprocess.run(['nvidia-smi', '--list-gpus'], capture_output=True, text=True).stdout.splitlines()
+    lines = subprocess.getoutput('nvidia-smi --list-gpus').splitlines()  # an error message if there is no driver
     return [str(index) for index in range(sum(line.startswith('GPU') for line in lines))]
 
 
@@ -107,26 +99,11 @@ def free_addresses(count: int) -> list[str]:
         return [f'127.0.0.1:{each.getsockname()[1]}' for each in sockets]
 
 
-@contextlib.contextmanager
-def on_shard_of_cores(index: int, count: int):
-    """Child processes started inside run on shard `index` of `count` of the cores, or on all if there are too few."""
-    if not hasattr(os, 'sched_setaffinity'):  # only Linux has it
-        yield
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    start, end = (len(cores) * shard // count for shard in (index, index + 1))
-    os.sched_setaffinity(0, cores[start:end] or cores)  # child processes inherit it
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
-
-
 def pass_on_signals(workers: list[subprocess.Popen]) -> list[int]:
-    """Pass on all stop signals to the workers. Returns the list of those received, to which later ones are added."""
+    """Pass on stop signals to the workers. Returns a list to which each signal received is added."""
     received: list[int] = []
 
-    def pass_on(number: int, _frame) -> None:
+    def pass_on(number, _frame):
         received.append(number)
         for worker in workers:
             worker.send_signal(number)
@@ -137,15 +114,10 @@ def pass_on_signals(workers: list[subprocess.Popen]) -> list[int]:
 
 
 def wait_for_end(workers: list[subprocess.Popen]) -> list[int | None]:
-    """Wait until all workers have ended, or until GRACE_SECONDS after one has failed.
-
-    Returns their exit statuses, None for those still running.
-    """
-    deadline = math.inf
-    while True:
-        statuses = [worker.poll() for worker in workers]
+    """Exit statuses of workers: waits for all, but for GRACE_SECONDS at most once one has failed (None: running)."""
+    deadline = float('inf')
+    while None in (statuses := [worker.poll() for worker in workers]) and time.monotonic() < deadline:
         if any(statuses):
             deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
-        if None not in statuses or time.monotonic() >= deadline:
-            return statuses
-        time.sleep(POLL_SECONDS)
+        time.sleep(0.1)
+    return statuses

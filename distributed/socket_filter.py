@@ -4,12 +4,11 @@ import contextlib
 import ctypes
 import os
 import socket
-import stat
 import struct
 import sys
+from pathlib import Path
 
 SO_ATTACH_FILTER = 26  # man 7 socket; the socket module has no such constant
-DESTINATION = 0xFFF00010  # offset of the destination address in the IPv4 header (SKF_NET_OFF + 16)
 
 
 def listen_only_on(host: str, port: int) -> None:
@@ -26,17 +25,14 @@ def listen_only_on(host: str, port: int) -> None:
     except OSError:
         return
     instructions = [  # code, jump if true, jump if false, operand
-        (0x20, 0, 0, DESTINATION),  # load the destination
+        (0x20, 0, 0, 0xFFF00010),  # load the destination from the IPv4 header (SKF_NET_OFF + 16)
         (0x15, 0, 1, int.from_bytes(socket.inet_aton(address), 'big')),  # skip the next if it differs
         (0x06, 0, 0, 0xFFFFFFFF),  # accept
         (0x06, 0, 0, 0),  # drop
     ]
     program = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *each) for each in instructions))
     option = struct.pack('HP', len(instructions), ctypes.addressof(program))
-    for descriptor in map(int, os.listdir('/proc/self/fd')):
-        with contextlib.suppress(OSError):  # closed in the meantime
-            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                continue
-            with socket.socket(fileno=os.dup(descriptor)) as sock:
-                if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == port:
-                    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, option)
+    for descriptor in filter(Path.is_socket, Path('/proc/self/fd').iterdir()):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(descriptor.name))) as sock:  # unless closed
+            if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == port:
+                sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, option)

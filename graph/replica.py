@@ -1,8 +1,7 @@
 """The processes that train together, as the graph and the training loop see them.
 
-`Replica` is a process that trains alone: its methods do nothing, or what TensorFlow does anyway.
-`distributed.cluster.Worker` is one of several, and overrides them. So neither layers nor `train.py` ask how many
-processes there are.
+`Replica` trains alone: its methods do nothing, or what TensorFlow does anyway. `distributed.cluster.Worker`, one of
+several, overrides them. So neither layers nor `train.py` ask how many processes there are.
 """
 
 import contextlib
@@ -10,21 +9,17 @@ import threading
 
 from graph.session import open_session, tf
 
-COLLECTION = 'replica'  # of a graph; holds the replica it is being built for
-
 
 class Replica:
     """A process that trains alone."""
 
-    index = 0
-    count = 1
+    index, count = 0, 1
+    local_batch_norm, reduce_precision = False, 'fp32'  # see `scope`
 
     @property
     def is_chief(self) -> bool:
         """Whether this process writes the run directory and talks to the user."""
         return self.index == 0
-
-    # --- before the graph is built
 
     def __enter__(self):
         """Meet the other replicas."""
@@ -41,16 +36,14 @@ class Replica:
         """The chief's `value`, anything that JSON can express, on every replica."""
         return value
 
-    # --- while the graph is built
-
     @contextlib.contextmanager
     def scope(self, local_batch_norm: bool = False, reduce_precision: str = 'fp32'):
         """What is built inside computes this replica's shard of a batch, and gradients of the whole batch.
 
-        local_batch_norm: normalise with the statistics of the shard instead of those of the whole batch.
-        reduce_precision: 'fp32' or 'bf16', in which gradients are sent.
+        local_batch_norm: normalise with the shard's statistics. reduce_precision: 'fp32' or 'bf16', to send gradients.
         """
-        replicas = tf.get_collection_ref(COLLECTION)
+        self.local_batch_norm, self.reduce_precision = local_batch_norm, reduce_precision
+        replicas = tf.get_collection_ref('replica')
         replicas.append(self)
         try:
             yield
@@ -70,13 +63,8 @@ class Replica:
         return gradients
 
     def gather(self, losses):
-        """The `dcgan.Losses` of the whole batch from those of the shard; `fake` stays the shard's.
-
-        Call it last: it also adds what `synchronize`, `run` and `barrier` need to the graph.
-        """
+        """The whole batch's `dcgan.Losses`; `fake` stays the shard's. Call it last: the methods below need it."""
         return losses
-
-    # --- in the session
 
     def open_session(self, graph):
         """A session on the devices of this replica."""
@@ -95,5 +83,4 @@ class Replica:
 
 def current_replica():
     """The replica whose `scope` is open in the current graph; outside of any, a process alone."""
-    replicas = tf.get_collection(COLLECTION)
-    return replicas[-1] if replicas else Replica()
+    return next(reversed(tf.get_collection('replica')), Replica())

@@ -1,6 +1,7 @@
-"""Trained generators: restored from a checkpoint, drawn from, exported."""
+"""Trained generators: restored from a checkpoint, drawn from, exported; the demo data set."""
 
 import contextlib
+import hashlib
 import itertools
 import json
 import tempfile
@@ -8,19 +9,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 import dcgan
 import helper
 from common.cli import UserError, progress
 from common.files import naming
+from dataset.prepared import open_prepared, save_prepared
 from graph.session import open_session, tf
 from rundir import checkpoints
 from rundir.directory import read_run
 from rundir.settings import system_of
-from sampling.latents import interpolate, lerp, sample_latents, slerp
+from sampling.latents import sample_latents
 from systems import System
 
 PRETRAINED = Path(__file__).parent.parent / 'pretrained'
+DEMO_FACES = 8192
 PIXELS_AT_ONCE = 64 * 28 * 28  # per run of the session: the layers of a 128x128 network are large
 
 
@@ -41,7 +45,7 @@ class Generator(NamedTuple):
 
 
 def draw(session, z, images, latents):
-    """Yield the faces that belong to `latents`, each (latent_size,), in chunks: uint8 (n, H, W, 3).
+    """Yield the faces of `latents`, each (latent_size,), in chunks: uint8 (n, H, W, 3).
 
     z, images: a placeholder for latents, and the generator's images in -1..1.
     The session always gets batches of the same size, so a face depends on its latent alone.
@@ -55,13 +59,9 @@ def draw(session, z, images, latents):
 
 @contextlib.contextmanager
 def restored_generator(checkpoint: Path):
-    """Yield the Generator of a run directory or checkpoint. Raises UserError.
-
-    A weight that has a moving average in the checkpoint is replaced by it. Whatever precision the generator was
-    trained in, it draws in float32.
-    """
+    """Yield the Generator of a run directory or checkpoint, with averaged weights if it has them. Raises UserError."""
     run_dir, (_, prefix) = checkpoints.find(checkpoint)
-    system = system_of(read_run(run_dir)['settings'])._replace(precision='fp32')
+    system = system_of(read_run(run_dir)['settings'])._replace(precision='fp32')  # whatever it was trained in
     with tf.Graph().as_default(), open_session() as session:
         z = tf.placeholder(tf.float32, [None, system.latent_size], 'input_z')
         images = dcgan.generator(system, z, training=False)
@@ -85,25 +85,26 @@ def draw_faces(checkpoint: Path, count: int, seed: int, truncate: float = 1.0):
     """
     with restored_generator(checkpoint) as generator:
         rng = np.random.default_rng(seed)
-        latents = (sample_latents(generator.system, rng, 1, truncate)[0] for _ in range(count))
-        yield from generator.draw(latents, count)
+        yield from generator.draw((sample_latents(generator.system, rng, 1, truncate)[0] for _ in range(count)), count)
 
 
-def draw_interpolation(generator: Generator, count: int, seed: int, truncate: float = 1.0) -> np.ndarray:
-    """The frames of an interpolation through the first `count` faces of `seed` and back to the first.
+def load_demo(cache_dir: Path, size: int) -> np.ndarray:
+    """The demo data set, uint8 (DEMO_FACES, size, size, 3), memory-mapped, for a training without a download.
 
-    uint8 (count * STEPS_PER_LEG, H, W, 3). It follows great circles if latents are normal, otherwise straight lines.
+    The pretrained generator draws it the first time, 28x28, resized for any other `size`: none of its faces is a
+    photograph. It is kept in `cache_dir`, in a file named after the generator's weights. Raises OSError.
     """
-    latents = sample_latents(generator.system, np.random.default_rng(seed), count, truncate)
-    path = interpolate(latents, slerp if generator.system.latent == 'normal' else lerp)
-    return np.concatenate(list(generator.draw(path, len(path))))
+    weights = b''.join(path.read_bytes() for path in checkpoints.find(PRETRAINED)[1].files())
+    path = cache_dir / f'demo-{DEMO_FACES}-{size}-{hashlib.blake2b(weights, digest_size=8).hexdigest()}.npy'
+    if (prepared := open_prepared(path, size)) is not None:
+        return prepared
+    faces = itertools.chain.from_iterable(draw_faces(PRETRAINED, DEMO_FACES, seed=0))
+    resized = (Image.fromarray(face).resize((size, size), Image.Resampling.BICUBIC) for face in faces)
+    return save_prepared(path, size, ([face] for face in resized))
 
 
 def export_generator(checkpoint: Path, out: Path) -> None:
-    """Write the generator's weights as a new run directory that can draw faces, and nothing else.
-
-    The directory appears once complete. Raises UserError and OSError.
-    """
+    """Write only the generator, as a run directory that appears once complete. Raises UserError and OSError."""
     if out.exists():
         raise UserError(f'{out} already exists: choose another folder')
     run_dir, (_, prefix) = checkpoints.find(checkpoint)

@@ -36,13 +36,12 @@ def slerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:
     return (np.outer(np.sin((1 - t) * angle), start) + np.outer(np.sin(t * angle), end)) / np.sin(angle)
 
 
-def interpolate(latents: np.ndarray, between) -> np.ndarray:
-    """A closed path through `latents` (N, latent_size): float32 (N * STEPS_PER_LEG, latent_size).
+def interpolate(system: System, latents: np.ndarray) -> np.ndarray:
+    """A closed path through `latents` (N, latent_size) and back to the first: float32 (N * STEPS_PER_LEG, latent_size).
 
-    The path leads from each latent to the next, and from the last back to the first, which is not repeated.
-    between: `lerp` or `slerp`.
+    It follows great circles if the system's latents are normal, otherwise straight lines. The first is not repeated.
     """
-    t = np.arange(STEPS_PER_LEG) / STEPS_PER_LEG
-    latents = latents.astype(np.float64)
+    between = slerp if system.latent == 'normal' else lerp
+    t, latents = np.arange(STEPS_PER_LEG) / STEPS_PER_LEG, latents.astype(np.float64)
     legs = [between(start, end, t) for start, end in zip(latents, np.roll(latents, -1, axis=0), strict=True)]
     return np.concatenate(legs).astype(np.float32)

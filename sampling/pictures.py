@@ -8,8 +8,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from common.files import replacing
 
-LABEL_HEIGHT = 14  # pixels
-MAX_GIF_SIDE = 480  # pixels
+LABEL_HEIGHT, MAX_GIF_SIDE = 14, 480  # pixels
 MAX_GIF_PIXELS = 1 << 24  # of all frames together: at most 23 MB, if they are noise
 PALETTE_FRAMES = 16  # frames that the palette is made from
 
@@ -21,10 +20,8 @@ def enlarge(face: np.ndarray, scale: int) -> Image.Image:
 
 def label(face: np.ndarray, caption: str, scale: int) -> np.ndarray:
     """`face` (H, W, 3) enlarged, with `caption` below it: uint8 (H * scale + LABEL_HEIGHT, W * scale, 3)."""
-    enlarged = enlarge(face, scale)
-    labelled = Image.new('RGB', (enlarged.width, enlarged.height + LABEL_HEIGHT))
-    labelled.paste(enlarged)
-    ImageDraw.Draw(labelled).text((2, enlarged.height + 1), caption, fill='white')
+    labelled = ImageOps.expand(enlarge(face, scale), (0, 0, 0, LABEL_HEIGHT))
+    ImageDraw.Draw(labelled).text((2, labelled.height - LABEL_HEIGHT + 1), caption, fill='white')
     return np.asarray(labelled)
 
 
@@ -49,8 +46,7 @@ def save_gif(frames: list[Image.Image], path: Path, duration: int, last: int | N
     """
     size, max_frames = gif_bounds(*frames[0].size)
     frames = [frame.resize(size, Image.Resampling.BOX) for frame in evenly_spaced(frames, max_frames)]
-    colours = np.concatenate([np.asarray(frame) for frame in evenly_spaced(frames, PALETTE_FRAMES)])
-    palette = Image.fromarray(colours).quantize()
+    palette = Image.fromarray(np.concatenate(evenly_spaced(frames, PALETTE_FRAMES))).quantize()
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     durations = [duration] * len(others) + [last or duration]
     with replacing(path) as temporary:

@@ -61,6 +61,11 @@ def test_the_articles_files_and_the_commands_are_the_only_ones_at_the_top():
     assert {path.parent.name for path in ROOT.glob('*/__init__.py')} | {name[:-3] for name in names} == set(LEVELS)
 
 
+def test_the_docker_image_gets_every_package():
+    packages = {f'!{path.parent.name}' for path in ROOT.glob('*/__init__.py')}
+    assert packages <= set((ROOT / '.dockerignore').read_text().splitlines())
+
+
 @pytest.mark.parametrize('path', product_files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way_and_stand_at_the_top(path):
     own = path.relative_to(ROOT).parts[0].removesuffix('.py')

@@ -1,16 +1,14 @@
 """Faults injected for real: killed processes, full and read-only disks, damaged files, impossible arguments."""
 
 import os
-import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
-from conftest import NARROW, ROOT, assert_one_line, log, run_command
+from conftest import NARROW, ROOT, assert_one_line, checkpoint_names, log, run_command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +17,6 @@ import generate
 import train
 from common import cli
 from graph.session import tf
-from rundir.checkpoints import find_all
 from rundir.settings import OVERRIDES, flag
 from sampling.generator import draw_faces
 
@@ -30,23 +27,38 @@ def tensors(checkpoint):
     return {name: saved.get_tensor(name).tobytes() for name in saved.get_variable_to_shape_map()}
 
 
-def newest(run_dir):
-    return find_all(run_dir)[-1:]
-
-
 # --- killed processes
 
 
-def kill_while_saving(process, run_dir):
-    """Kill a training while it writes a checkpoint: it is stopped first, and continued if that came too late."""
-    while True:
-        assert process.poll() is None, 'it ended before it was caught writing a checkpoint'
-        if list(run_dir.glob('checkpoints/*.tempstate*')):
-            process.send_signal(signal.SIGSTOP)
-            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-            if list(run_dir.glob('checkpoints/*.tempstate*')):
-                return process.kill()
-            process.send_signal(signal.SIGCONT)
+# Trainings that end themselves at a certain step, by a signal that nothing can catch or delay.
+KILLED_WHILE_SAVING = """
+import resource, signal, train
+from common import cli
+from rundir import checkpoints
+
+def save(session, saver, run_dir, kind, step, healthy):
+    if step == 20:  # the kernel kills a process whose file grows beyond the limit: here, that of the weights
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    original(session, saver, run_dir, kind, step, healthy)
+
+original, checkpoints.save = checkpoints.save, save
+cli.run(train.main)
+"""
+KILLED_BETWEEN_CHECKPOINTS = """
+import os, signal, train
+from common import cli
+from training.recorder import Recorder
+
+def add_step(self, step, *args):
+    original(self, step, *args)
+    if step == 37:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+original, Recorder.add_step = Recorder.add_step, add_step
+cli.run(train.main)
+"""
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path, pictures):
@@ -56,24 +68,19 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path, 
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     result = run_command('train.py', *flags, '--run-dir', whole, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    rng = random.Random(0)
-    for moment in ('while saving', 'between'):
-        resume = ['--resume'] if killed.exists() else []
-        command = [sys.executable, ROOT / 'train.py', *flags, '--run-dir', killed, *resume]
-        before = newest(killed)
-        with subprocess.Popen(list(map(str, command)), cwd=tmp_path, stdout=subprocess.PIPE) as process:
-            if moment == 'while saving':
-                kill_while_saving(process, killed)
-            else:
-                while newest(killed) == before:
-                    assert process.poll() is None
-                    time.sleep(0.01)
-                time.sleep(rng.uniform(0, 0.1))
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
-        if moment == 'while saving':  # what it leaves, and what a kill while a grid is written would leave
-            (killed / 'samples' / f'.{"0" * 32}.step-00000010.png').touch()
-            assert list(killed.glob('checkpoints/*.tempstate*'))
+
+    def train_until_killed(code, number, *more):
+        command = [sys.executable, '-c', code, *map(str, flags), '--run-dir', str(killed), *more]
+        environment = os.environ | {'PYTHONPATH': str(ROOT)}
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert result.returncode == -number, result.stderr
+
+    train_until_killed(KILLED_WHILE_SAVING, signal.SIGXFSZ)
+    assert log(killed)[-1][0] == '20' and checkpoint_names(killed) == ['step-10']
+    assert list(killed.glob('checkpoints/step-20.*.tempstate*'))
+    (killed / 'samples' / f'.{"0" * 32}.step-00000010.png').touch()  # as if it had been killed while writing a grid
+    train_until_killed(KILLED_BETWEEN_CHECKPOINTS, signal.SIGKILL, '--resume')
+    assert log(killed)[-1][0] == '37' and checkpoint_names(killed) == ['keep-20', 'step-10', 'step-20', 'step-30']
     result = run_command('train.py', *flags, '--run-dir', killed, '--resume', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert log(killed) == log(whole) and len(log(whole)) == 101

@@ -21,7 +21,7 @@ from graph.replica import Replica
 from rundir import checkpoints, directory
 from rundir.checkpoints import Checkpoint
 from rundir.settings import NEWEST, choose_settings, system_of
-from sampling.demo import load_demo
+from sampling.generator import load_demo
 from systems import SYSTEMS, System
 
 MAX_KEPT_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more

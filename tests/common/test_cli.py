@@ -13,7 +13,8 @@ from common import cli
 
 def run_code(code, **options):
     """Run Python code that imports the modules of the project."""
-    return subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
+    command = [sys.executable, '-c', code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, **options)
 
 
 # --- arguments
@@ -68,7 +69,6 @@ def test_flags_are_not_abbreviated_and_errors_are_raised():
         (None, 0, ''),
         (SystemExit(), 0, ''),
         (SystemExit(3), 3, ''),
-        (SystemExit('why'), 1, ''),
         (KeyboardInterrupt(), 130, ''),
         (cli.UserError('two\nlines'), 2, 'train.py: error: two lines\n'),
         (OSError(28, 'No space left on device', 'x'), 2, "train.py: error: [Errno 28] No space left on device: 'x'\n"),

@@ -8,36 +8,36 @@ import pytest
 import dcgan
 from distributed import collectives
 from distributed.cluster import Worker
-from distributed.collectives import Group
+from distributed.collectives import CollectiveReplica
 from graph.replica import Replica
 from graph.session import tf
 from systems import SYSTEMS
 
 
 def run_replicas(build, count):
-    """What `build(group)` computes on each of `count` replicas, in their order."""
+    """What `build(replica)` computes on each of `count` replicas, in their order."""
     with tf.Graph().as_default() as graph:
         fetches = []
         for index in range(count):
             with tf.device(f'/cpu:{index}'), tf.variable_scope(f'replica{index}'):
-                fetches.append(build(Group(index, count, timeout=60)))
+                fetches.append(build(CollectiveReplica(index, count, timeout=60)))
         with tf.Session(graph=graph, config=tf.ConfigProto(device_count={'CPU': count})) as session:
             session.run(tf.global_variables_initializer())
             return session.run(fetches)
 
 
 def test_rows_are_gathered_in_the_order_of_replicas():
-    results = run_replicas(lambda group: group.all_gather(tf.fill([2], float(group.index))), 12)
+    results = run_replicas(lambda replica: replica.all_gather(tf.fill([2], float(replica.index))), 12)
     for rows in results:
         np.testing.assert_array_equal(rows, np.repeat(np.arange(12.0), 2).reshape(12, 2))
 
 
 def test_variables_of_all_types_get_the_values_of_the_first_replica():
-    def build(group):
+    def build(replica):
         values = np.arange(6, dtype=np.float32).reshape(2, 3), np.int64(2**60 + 1), np.float32(np.pi)
-        variables = [tf.get_variable(f'v{i}', initializer=value + group.index) for i, value in enumerate(values)]
+        variables = [tf.get_variable(f'v{i}', initializer=value + replica.index) for i, value in enumerate(values)]
         with tf.control_dependencies([variable.initializer for variable in variables]):
-            operation = collectives.broadcast_variables(variables, group)
+            operation = replica.broadcast_variables(variables)
         with tf.control_dependencies([operation]):
             return [variable.read_value() for variable in variables]
 
@@ -53,13 +53,11 @@ def test_batch_norm_of_shards_is_that_of_the_whole_batch(count):
     images, weights = rng.normal(0.5, 2, (2, 8, 3, 3, 5)).astype(np.float32)
     scale, offset = rng.normal(1, 0.5, (2, 5)).astype(np.float32)
 
-    def build(group):
-        shard = slice(8 * group.index // group.count, 8 * (group.index + 1) // group.count)
+    def build(replica):
+        shard = slice(8 * replica.index // replica.count, 8 * (replica.index + 1) // replica.count)
         inputs = tf.constant(images[shard]), tf.constant(scale), tf.constant(offset)
         y, mean, variance = (
-            collectives.batch_norm(*inputs, 1e-3, group)
-            if group.count > 1
-            else tf.nn.fused_batch_norm(*inputs, epsilon=1e-3)
+            replica.batch_norm(*inputs, 1e-3) if replica.count > 1 else tf.nn.fused_batch_norm(*inputs, epsilon=1e-3)
         )
         loss = tf.reduce_sum(tf.tanh(y) * weights[shard])
         return y, *tf.gradients(loss, inputs), mean, variance
@@ -78,9 +76,9 @@ def test_batch_norm_of_shards_is_that_of_the_whole_batch(count):
 def test_the_variance_is_exact_where_the_mean_is_large():
     images = np.random.default_rng(0).normal(1000, 1, (8, 3, 3, 5)).astype(np.float32)
 
-    def build(group):
+    def build(replica):
         ones = tf.ones([5])
-        return collectives.batch_norm(tf.constant(images[4 * group.index :][:4]), ones, ones, 1e-3, group)[2]
+        return replica.batch_norm(tf.constant(images[4 * replica.index :][:4]), ones, ones, 1e-3)[2]
 
     for variance in run_replicas(build, 2):
         np.testing.assert_allclose(variance, images.var((0, 1, 2), np.float64, ddof=1), rtol=1e-3)
@@ -96,10 +94,10 @@ class Losses(NamedTuple):
 
 @pytest.mark.parametrize('stops', [(0, 0, 0), (0, 1, 0), (1, 1, 1)])
 def test_losses_are_means_and_scores_those_of_the_whole_batch(stops):
-    def build(group):
-        scores = tf.reshape(tf.constant([0.0, 0.1]) + group.index, [2, 1])
-        losses = Losses(tf.constant(group.index + 1.0), tf.constant(group.index * 3.0), scores, -scores, scores)
-        return collectives.gather_losses(losses, tf.constant(float(stops[group.index])), group)
+    def build(replica):
+        scores = tf.reshape(tf.constant([0.0, 0.1]) + replica.index, [2, 1])
+        losses = Losses(tf.constant(replica.index + 1.0), tf.constant(replica.index * 3.0), scores, -scores, scores)
+        return replica.gather_losses(losses, tf.constant(float(stops[replica.index])))
 
     for index, (losses, stopped) in enumerate(run_replicas(build, 3)):
         np.testing.assert_allclose(losses[:2], [2, 3], rtol=1e-6)
@@ -113,27 +111,28 @@ def test_gradients_are_packed_into_few_buffers_from_the_end(monkeypatch):
     monkeypatch.setattr(collectives, 'MAX_BUFFER_BYTES', 40)
     sent = []
 
-    class Recorder(Group):
+    class Recorder(CollectiveReplica):
         def all_reduce(self, x, timeout=None):
             sent.append(x)
             return x * tf.cast(self.count, x.dtype)
 
     values = [np.arange(n, dtype=np.float32).reshape(-1, 2) + n for n in (2, 6, 30, 4, 6)]
     with tf.Graph().as_default(), tf.Session() as session:
-        means = collectives.mean_gradients(list(map(tf.constant, values)), tf.float32, Recorder(0, 3, 1.0))
+        means = Recorder(0, 3, 1.0).mean(list(map(tf.constant, values)))
         results, buffers = session.run([means, sent])
     for result, value in zip(results, values, strict=True):
         np.testing.assert_allclose(result, value)
     assert [len(buffer) for buffer in buffers] == [10, 30, 8]
 
 
-@pytest.mark.parametrize('name', ['float32', 'bfloat16'])
-def test_gradients_are_averaged_in_the_type_in_which_they_are_sent(name):
-    def build(group):
-        gradients = [tf.constant([1.0, 2.0]) + group.index / 512, tf.constant([[3.0]])]
-        return collectives.mean_gradients(gradients, tf.as_dtype(name), group)
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_gradients_are_averaged_in_the_type_in_which_they_are_sent(precision):
+    def build(replica):
+        gradients = [tf.constant([1.0, 2.0]) + replica.index / 512, tf.constant([[3.0]])]
+        replica.reduce_precision = precision
+        return replica.mean(gradients)
 
-    expected = 1 + 1 / 1024 if name == 'float32' else 1  # bfloat16 has 8 bits
+    expected = 1 + 1 / 1024 if precision == 'fp32' else 1  # bfloat16 has 8 bits
     for first, second in run_replicas(build, 2):
         assert first.dtype == second.dtype == np.float32
         np.testing.assert_array_equal(first, [expected, expected + 1])
@@ -168,10 +167,10 @@ def test_a_worker_reduces_gradients_in_few_buffers_and_all_variables_at_once():
 
 def test_reductions_run_one_after_the_other_in_the_order_in_which_they_can_start():
     with tf.Graph().as_default():
-        group, x = Group(0, 2, 1.0), tf.ones([2])
-        late = group.all_reduce(tf.tanh(tf.tanh(x)))
-        early = group.all_reduce(x)
-        last = group.all_reduce(late + early)
+        replica, x = CollectiveReplica(0, 2, 1.0), tf.ones([2])
+        late = replica.all_reduce(tf.tanh(tf.tanh(x)))
+        early = replica.all_reduce(x)
+        last = replica.all_reduce(late + early)
         collectives.order_reductions()
     assert early.op.control_inputs == []
     assert late.op.control_inputs == [early.op]

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -11,8 +12,8 @@ from common.cli import UserError
 from graph.session import tf
 from rundir import checkpoints
 from sampling import generator, metrics
-from sampling.generator import PRETRAINED, draw_interpolation, export_generator, restored_generator
-from sampling.latents import STEPS_PER_LEG
+from sampling.generator import PRETRAINED, export_generator, load_demo, restored_generator
+from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
 
 
 def draw_faces(checkpoint, count, seed=0, truncate=1.0):
@@ -79,7 +80,8 @@ def test_runs_of_other_systems_draw_faces_and_interpolations(tmp_path, pictures,
     assert faces.shape == (14, side, side, 3)
     np.testing.assert_array_equal(faces[:3], draw_faces(tmp_path / 'run', 3))
     with restored_generator(tmp_path / 'run') as restored:
-        frames = draw_interpolation(restored, 3, seed=0)
+        path = interpolate(restored.system, sample_latents(restored.system, np.random.default_rng(0), 3))
+        frames = np.concatenate(list(restored.draw(path, len(path))))
     assert frames.shape == (3 * STEPS_PER_LEG, side, side, 3)
     np.testing.assert_allclose(frames[::STEPS_PER_LEG].astype(int), faces[:3], atol=1)
 
@@ -107,6 +109,65 @@ def test_the_pretrained_faces_are_close_to_real_ones(tmp_path):
     held_out = dataset.faces[dataset.held_out]
     distances = metrics.swd(draw_faces(PRETRAINED, len(held_out)), held_out)
     assert distances[28] < 15 and distances[14] < 25  # of training faces: 7.2 and 18.6
+
+
+# --- the demo
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    """A demo of few faces, for short tests."""
+    monkeypatch.setattr(generator, 'DEMO_FACES', 100)
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of the pretrained generator, elsewhere and of another time, that the demo is drawn with."""
+    copy = shutil.copytree(PRETRAINED, tmp_path / 'copy')
+    for path in copy.glob('checkpoints/*'):
+        os.utime(path, (0, 0))
+    monkeypatch.setattr(generator, 'PRETRAINED', copy)
+    return copy
+
+
+def no_faces(*_, **__):
+    raise AssertionError('faces were drawn')
+
+
+@pytest.mark.usefixtures('demo')
+def test_the_demo_is_drawn_once(tmp_path, monkeypatch):
+    faces = load_demo(tmp_path / 'prepared', 28)
+    assert faces.shape == (100, 28, 28, 3) and faces.dtype == np.uint8
+    np.testing.assert_array_equal(faces, draw_faces(PRETRAINED, 100))
+    monkeypatch.setattr(generator, 'draw_faces', no_faces)
+    np.testing.assert_array_equal(load_demo(tmp_path / 'prepared', 28), faces)
+
+
+@pytest.mark.usefixtures('demo')
+def test_a_copy_of_the_generator_uses_the_same_demo(tmp_path, monkeypatch, copy):
+    monkeypatch.setattr(generator, 'PRETRAINED', PRETRAINED)
+    faces = load_demo(tmp_path, 28)
+    monkeypatch.setattr(generator, 'PRETRAINED', copy)
+    monkeypatch.setattr(generator, 'draw_faces', no_faces)
+    np.testing.assert_array_equal(load_demo(tmp_path, 28), faces)
+
+
+@pytest.mark.usefixtures('demo')
+def test_other_weights_draw_another_demo(tmp_path, monkeypatch, copy):
+    load_demo(tmp_path, 28)
+    (data,) = copy.glob('checkpoints/*.data*')
+    weights = bytearray(data.read_bytes())
+    weights[len(weights) // 2] ^= 1
+    data.write_bytes(weights)
+    monkeypatch.setattr(generator, 'draw_faces', lambda *_, **__: [np.full((100, 28, 28, 3), 7, np.uint8)])
+    assert (load_demo(tmp_path, 28) == 7).all()
+
+
+@pytest.mark.usefixtures('demo')
+def test_the_demo_is_resized_for_larger_networks(tmp_path):
+    large, small = load_demo(tmp_path, 64), load_demo(tmp_path, 28)
+    assert large.shape == (100, 64, 64, 3) and large.dtype == np.uint8
+    np.testing.assert_allclose(large.mean(axis=(1, 2)), small.mean(axis=(1, 2)), atol=2)
 
 
 # --- damaged checkpoints

@@ -51,11 +51,13 @@ def test_slerp_is_a_straight_line_where_there_is_no_unique_great_circle(start, e
     np.testing.assert_allclose(slerp(np.array(start), np.array(end), np.array([0.5])), [middle])
 
 
-@pytest.mark.parametrize('between', [lerp, slerp])
-def test_an_interpolation_passes_through_every_latent_and_back_to_the_first(between):
+@pytest.mark.parametrize(('system', 'between'), [('oreilly', lerp), ('ranjan', slerp)])
+def test_an_interpolation_passes_through_every_latent_and_back_to_the_first(system, between):
     latents = np.random.default_rng(0).standard_normal((5, 100)).astype(np.float32)
-    path = interpolate(latents, between)
+    path = interpolate(SYSTEMS[system], latents)
     assert path.shape == (5 * STEPS_PER_LEG, 100) and path.dtype == np.float32
     np.testing.assert_array_equal(path[::STEPS_PER_LEG], latents)
+    first, second = latents[:2].astype(float)
+    np.testing.assert_allclose(path[1:2], between(first, second, np.array([1 / STEPS_PER_LEG])), rtol=1e-5, atol=1e-6)
     steps = np.linalg.norm(np.roll(path, -1, axis=0) - path, axis=1)
     assert steps.max() < 2 * steps.min()  # no jumps, nor from the last to the first

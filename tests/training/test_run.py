@@ -221,7 +221,7 @@ def test_another_replica_trains_the_run_of_the_chief_on_its_own_data(copy, pictu
     flags = '--data', pictures, '--data-dir', tmp_path / 'mine', '--run-dir', copy, '--resume'
     run = start(*flags, *NARROW, replica=replica)
     assert run.settings == saved['settings'] | {'data': str(pictures), 'data_dir': str(tmp_path / 'mine')}
-    assert run.directory is None and run.checkpoint is None and replica.values == []
+    assert run.directory != copy and run.checkpoint is None and replica.values == []
 
 
 def test_replicas_with_different_data_do_not_train(copy, pictures, tmp_path):
