@@ -12,7 +12,8 @@ UPDATE_ORDERS = ('alternating', 'simultaneous')
 OPTIMIZERS = ('adam', 'rmsprop')
 AUGMENTS = ('none', 'translation', 'color-translation', 'color-translation-cutout')
 LATENTS = ('uniform', 'normal')  # U(-1, 1), N(0, 1)
-# What layers compute in. Weights, losses, batch norm statistics and optimisers are float32 in either case.
+# What layers compute in. Weights, losses, batch norm statistics and optimisers are float32 in either case. Where a
+# precision is chosen there is 'auto', too: bf16 on hardware that computes it faster, else fp32.
 PRECISIONS = {'fp32': 'float32', 'bf16': 'bfloat16'}
 
 
@@ -56,7 +57,7 @@ class System(NamedTuple):
     learning_rate_decay: float = 0.0  # at step n the rate is learning_rate / (1 + n * learning_rate_decay)
     beta1: float = 0.5  # Adam's decay of the mean gradient
     clip_value: float = 0.0  # gradients are clipped to -clip_value..clip_value; 0: no clipping
-    precision: str = 'fp32'  # one of PRECISIONS
+    precision: str = 'fp32'  # one of PRECISIONS, or 'auto'
     # Decay of the moving average of the generator's weights that samples are drawn with; 0: no average. Ours (Yaz et
     # al., 2019, arXiv:1806.04498): steadier, sharper samples at no cost.
     ema: float = 0.999
@@ -215,7 +216,7 @@ SYSTEMS['recommended'] = SYSTEMS['oreilly']._replace(
     flip=0.5,
     learning_rate=4e-4,
     ema=0.9995,
-    precision='bf16',
+    precision='auto',
     epochs=None,
     steps=50_000,
     sample_every=1000,

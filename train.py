@@ -23,7 +23,7 @@ from common import cli, files
 from distributed.cluster import from_environment
 from distributed.launch import is_launcher, launch
 from graph.replica import Replica
-from graph.session import devices, tf
+from graph.session import devices, has_fast_bfloat16, tf
 from helper import images_square_grid, to_uint8
 from rundir import checkpoints
 from rundir.settings import list_systems, parse_arguments, system_of
@@ -200,7 +200,9 @@ def run_training(args: Namespace, replica: Replica) -> None:
     if replica.is_chief:
         workers = f'Workers: {replica.count}. ' if replica.count > 1 else ''
         print(f'Run: {run.directory}\nFaces: {len(run.dataset.training)}, and {len(run.dataset.held_out)} held out')
-        print(f'{workers}{devices()}')
+        print(f'{workers}{devices()} Precision: {run.system.precision}.')
+        if run.system.precision == 'bf16' and not has_fast_bfloat16():
+            print('Warning: this machine has no bfloat16 units, so fp32 would be several times faster than bf16')
     try:
         step = train(run, replica)
     except (OSError, tf.errors.ResourceExhaustedError) as error:  # no disk space, or no memory

@@ -64,7 +64,22 @@ def has_files(folder: Path) -> bool:
     return folder.exists() and not all(path.name.startswith('.') for path in folder.iterdir())
 
 
+def numbered(path: Path) -> Iterator[Path]:
+    """Yield `path`, path-2, path-3, ..."""
+    yield path
+    yield from (path.with_name(f'{path.name}-{number}') for number in itertools.count(2))
+
+
 def unused(path: Path) -> Path:
-    """`path`, or the first of path-2, path-3, ... that does not exist or is empty."""
-    numbered = (path.with_name(f'{path.name}-{number}') for number in itertools.count(2))
-    return next(folder for folder in itertools.chain([path], numbered) if not has_files(folder))
+    """The first of the `numbered` paths that does not exist or is empty."""
+    return next(folder for folder in numbered(path) if not has_files(folder))
+
+
+def make_unused(path: Path) -> Path:
+    """Make the first of the `numbered` folders that does not exist. No two processes get the same one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in numbered(path):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError('there is always another number')

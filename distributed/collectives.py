@@ -108,7 +108,7 @@ class CollectiveReplica(Replica):
         return [gradient for buffer in buffers for gradient in as_one_vector(buffer, mean)][::-1]
 
     def gather_losses(self, losses, stop) -> tuple:
-        """The `dcgan.Losses` of the whole batch (`fake` stays the shard's), and whether any replica has a `stop` of 1."""
+        """The `dcgan.Losses` of the whole batch (`fake` stays the shard's), and whether `stop` is 1 on any."""
         scalars = tf.stack([losses.d_loss, losses.g_loss, stop])
         rows = self.all_gather(tf.concat([scalars, losses.d_real[:, 0], losses.d_fake[:, 0]], axis=0))
         d_loss, g_loss, stop = tf.unstack(tf.reduce_mean(rows[:, :3], axis=0), num=3)

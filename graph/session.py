@@ -3,9 +3,12 @@
 import contextlib
 import importlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.lazy import LazyModule
+
+CPU_FLAGS = {'amx_bf16', 'avx512_bf16', 'bf16'}  # of x86 and Arm processors with bfloat16 units, in /proc/cpuinfo
 
 
 @contextlib.contextmanager
@@ -66,3 +69,17 @@ def devices() -> str:
     names = ', '.join(device.name.removeprefix('/physical_device:') for device in physical)
     gpu = any(device.device_type == 'GPU' for device in physical)
     return f'Devices: {names}. ' + ('Training on the GPU.' if gpu else 'No GPU: training on the CPU.')
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the device that trains computes bfloat16 faster than float32: Ampere GPUs and later, some processors.
+
+    Elsewhere bfloat16 is emulated, and several times slower than float32.
+    """
+    if gpus := tf.config.list_physical_devices('GPU'):
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return all(each.get('compute_capability', (0, 0)) >= (8, 0) for each in details)
+    try:
+        return bool(CPU_FLAGS & set(Path('/proc/cpuinfo').read_text().split()))
+    except OSError:  # not Linux
+        return False

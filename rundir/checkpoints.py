@@ -145,16 +145,10 @@ def find_grids(run_dir: Path) -> list[Path]:
     return sorted(path for path in run_dir.glob('samples/*.png') if re.fullmatch(r'step-\d{8,}', path.stem))
 
 
-def set_aside_later(run_dir: Path, step: int) -> None:
-    """Move checkpoints and grids from after `step` to folders `abandoned/`."""
-    later = [(found.files(), found.prefix.name) for found in find_all(run_dir) if found.step > step]
-    later += [([path], path.stem) for path in find_grids(run_dir) if int(path.stem.removeprefix('step-')) > step]
-    for paths, name in later:
-        aside = paths[0].parent / 'abandoned'
-        aside.mkdir(exist_ok=True)
-        print(f'Set aside: {name}, now in {aside}')
-        for path in paths:
-            path.replace(aside / path.name)
+def find_later_files(run_dir: Path, step: int) -> list[Path]:
+    """The files of checkpoints and grids from after `step`."""
+    saved = [path for found in find_all(run_dir) if found.step > step for path in found.files()]
+    return saved + [path for path in find_grids(run_dir) if int(path.stem.removeprefix('step-')) > step]
 
 
 def advice_to_go_back(run_dir: Path, healthy: int) -> str:

@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from common import cli
+from graph.session import has_fast_bfloat16
 from systems import AUGMENTS, LATENTS, OPTIMIZERS, PRECISIONS, SYSTEMS, UPDATE_ORDERS, Layer, System
 
 NEWEST = math.inf  # in place of a step: the newest checkpoint
@@ -34,7 +35,7 @@ OVERRIDES = {
     'dropout': (cli.number(float, 0, 0.99), 'rate, in the layers that have dropout'),
     'weight_stddev': (cli.number(float, 0, 10), 'initial weights are N(0, s); 0: Glorot uniform'),
     'ema': (cli.number(float, 0, 0.999999), "decay of the moving average of the generator's weights; 0: none"),
-    'precision': (tuple(PRECISIONS), 'in which layers compute; weights are always float32'),
+    'precision': (('auto', *PRECISIONS), 'in which layers compute; auto: bf16 where the hardware computes it faster'),
     'crop': (cli.number(int, 1, 178), 'side of the square kept of an aligned image of 178x218'),
     'samples': (cli.number(int, 1, 4096), 'faces in a grid'),
 }
@@ -118,8 +119,8 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
 def choose_settings(args: Namespace, saved: dict | None = None) -> dict:
     """The settings of a run: those of the system, or the `saved` ones of a run that goes on, overridden by `args`.
 
-    Of two settings in SCHEDULES the one given last counts. Raises UserError if `args` would change what a run
-    cannot change.
+    Of two settings in SCHEDULES the one given last counts. A precision 'auto' is resolved. Raises UserError if `args`
+    would change what a run cannot change.
     """
     given = {name: value for name, value in vars(args).items() if value is not None}
     if saved is None:
@@ -127,13 +128,15 @@ def choose_settings(args: Namespace, saved: dict | None = None) -> dict:
         settings |= {name: getattr(SYSTEMS[settings['system']], name) for name in (*sum(SCHEDULES, ()), *OVERRIDES)}
     else:
         for name in FIXED:
-            if name in saved and given.get(name, saved[name]) != saved[name]:
+            if name in saved and given.get(name, saved[name]) not in (saved[name], 'auto'):
                 raise cli.UserError(f'{flag(name)} is {saved[name]} in this run: leave it out, or start another run')
         settings = ADDED | saved
     for pair in SCHEDULES:
         if any(name in given for name in pair):
             settings |= dict.fromkeys(pair)
     settings |= {name: given[name] for name in settings if name in given}
+    if settings['precision'] == 'auto':
+        settings['precision'] = saved['precision'] if saved else 'bf16' if has_fast_bfloat16() else 'fp32'
     if settings['data'] not in ('celeba', 'demo'):
         settings['data'] = str(Path(settings['data']).absolute())
     settings['data_dir'] = str(Path(settings['data_dir']).absolute())

@@ -88,7 +88,7 @@ LAYERS['recommended'] = LAYERS['oreilly']
 
 @pytest.mark.parametrize('name', SYSTEMS)
 def test_layers_have_the_published_shapes_and_parameters(name):
-    system = SYSTEMS[name]
+    system = chosen(f'--system {name}')[1]
     inputs = {'generator': [4, system.latent_size], 'discriminator': [4, *LAYERS[name]['generator'][-1][0]]}
     with tf.Graph().as_default():
         for scope, expected in LAYERS[name].items():
@@ -166,7 +166,7 @@ def test_a_step_of_each_system_changes_every_weight(name):
 
 @pytest.mark.parametrize('name', SYSTEMS)
 def test_width_scales_the_hidden_channels_and_nothing_else(name):
-    full, thin = SYSTEMS[name], chosen(f'--system {name} --width 0.125')[1]
+    full, thin = (chosen(f'--system {name} --width {width}')[1] for width in (1, 0.125))
     for full_layers, thin_layers in ((full.generator, thin.generator), (full.discriminator, thin.discriminator)):
         for before, after in zip(full_layers[:-1], thin_layers[:-1], strict=True):
             if isinstance(before.output, tuple):

@@ -30,13 +30,14 @@ from common import cli
 from graph.replica import Replica
 from graph.session import open_session, tf
 from helper import Dataset
-from rundir.checkpoints import best_distance, find, find_best, find_grids, set_aside_later
+from rundir.checkpoints import best_distance, find, find_best, find_grids, find_later_files
 from rundir.directory import read_run
 from rundir.settings import system_of
 from sampling.generator import PRETRAINED, restored_generator
 from sampling.latents import sample_latents
 from sampling.metrics import swd
 from systems import SYSTEMS
+from training.monitor import Evaluator
 from training.run import LOG_COLUMNS, Run, load_faces
 
 FACES = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
@@ -199,7 +200,8 @@ def test_the_checkpoint_with_the_smallest_distance_is_kept_and_drawn_from(tmp_pa
     # What was logged is what the faces of that checkpoint give, drawn from the same latents.
     settings = read_run(run_dir)['settings']
     dataset = Dataset(load_faces(settings))
-    latents = sample_latents(system_of(settings), np.random.default_rng((3, 0)), len(dataset.held_out))
+    rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
+    latents = sample_latents(system_of(settings), rng, len(dataset.held_out))
     with restored_generator(run_dir) as generator:
         generated = np.concatenate(list(generator.draw(latents, len(latents))))
     levels = swd(generated, dataset.faces[dataset.held_out])
@@ -219,7 +221,8 @@ def test_the_checkpoint_with_the_smallest_distance_is_kept_and_drawn_from(tmp_pa
     assert result.returncode == 0 and 'the best before 0.00' in result.stdout
     assert [name for name in checkpoint_names(run_dir) if name.startswith('best-')] == [f'best-{best}']
     assert find_best(run_dir).step == best and best_distance(run_dir) == 0.001
-    set_aside_later(run_dir, best - 1)
+    for path in find_later_files(run_dir, best - 1):
+        path.unlink()
     assert find_best(run_dir) is None and best_distance(run_dir) == math.inf
 
 
@@ -247,11 +250,12 @@ def test_a_run_goes_back_to_a_named_step_and_sets_later_ones_aside(copy, tmp_pat
     assert result.returncode == 0, result.stderr
     assert [int(row['step']) for row in read_log(copy)] == [1, 2, 3, 4, 5, 6]
     assert checkpoint_names(copy) == ['keep-5', 'step-6']
-    aside = copy / 'checkpoints' / 'abandoned'
+    aside = copy / 'abandoned'
     assert sorted(path.stem for path in aside.glob('*.index')) == ['keep-10', 'step-10', 'step-6', 'step-9']
+    assert [int(row['step']) for row in read_log(aside)] == [6, 7, 8, 9, 10]
     grids = ['step-00000000.png', 'step-00000004.png', 'step-00000006.png']
     assert [path.name for path in find_grids(copy)] == grids
-    assert len(list((copy / 'samples' / 'abandoned').iterdir())) == 2  # of steps 8 and 10
+    assert sorted(path.name for path in aside.glob('*.png')) == ['step-00000008.png', 'step-00000010.png']
     assert str(aside) in result.stdout
 
 
@@ -349,3 +353,24 @@ def test_devices_are_named_and_nothing_is_trained(tmp_path):
     assert result.returncode == 0 and result.stderr == '' and result.stdout.count('\n') == 1
     assert result.stdout.startswith('Devices: CPU:0') and ('No GPU' in result.stdout or 'on the GPU' in result.stdout)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_begun_in_the_same_second_get_directories_of_their_own(tmp_path, pictures):
+    command = [sys.executable, ROOT / 'train.py', *NARROW, '--data', pictures, '--batch-size', 8, '--steps', 1]
+    processes = [
+        subprocess.Popen(
+            list(map(str, command)), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert sorted(read_log(run_dir)[-1]['step'] for run_dir in (tmp_path / 'runs').iterdir()) == ['1', '1']
+
+
+def test_the_faces_that_choose_the_best_checkpoint_are_not_those_of_any_seed_of_evaluate(tmp_path, pictures, trained):
+    run = new_run('--batch-size 8 --evaluate-every 1', load_faces(read_run(trained)['settings']), trained)
+    latents = Evaluator(run).latents
+    for seed in (*range(10), (3, 0), 2**32 + 3):
+        others = sample_latents(run.system, np.random.default_rng(seed), len(latents))
+        assert (latents != others).any(axis=1).all()

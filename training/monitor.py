@@ -32,7 +32,8 @@ class Evaluator:
 
     @cached_property
     def latents(self):
-        rng = np.random.default_rng((3, self.run.settings['seed']))
+        # A stream of its own: that of (3, 0), for instance, would be the one of `evaluate.py --seed 3`.
+        rng = np.random.default_rng(np.random.SeedSequence(self.run.settings['seed'], spawn_key=(0,)))
         return sample_latents(self.run.system, rng, len(self.held_out))
 
     def evaluate(self, session, graph, step: int, recorder: Recorder) -> float:

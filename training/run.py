@@ -87,24 +87,31 @@ class Run:
         return self.directory / 'samples' / f'step-{step:08}.png'
 
     def open_directory(self) -> None:
-        """Write run.json, make folders, and undo what the run wrote after its checkpoint."""
+        """Write run.json, make folders, and set aside what the run wrote after its checkpoint."""
         step = self.checkpoint.step if self.checkpoint else 0
         for folder in ('checkpoints', 'samples'):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
         directory.write_run(self.directory, self.settings, len(self.dataset.faces), self.dataset.digest)
         checkpoints.delete_unfinished(self.directory)
-        checkpoints.set_aside_later(self.directory, step)
-        cut_log(self.directory / 'log.csv', step)
+        log, rows = self.directory / 'log.csv', []
+        if log.exists():
+            with open(log, newline='', errors='replace') as file:  # a crash can leave incomplete rows
+                rows = [row for row in csv.reader(file) if len(row) == len(LOG_COLUMNS) and row[0].isdecimal()]
+        later = checkpoints.find_later_files(self.directory, step)
+        later_rows = [row for row in rows if int(row[0]) > step]
+        if later or later_rows:
+            aside = files.make_unused(self.directory / 'abandoned')
+            for path in later:
+                path.replace(aside / path.name)
+            write_log(aside / 'log.csv', later_rows)
+            print(f'Set aside what came after step {step}: {aside}')
+        write_log(log, [row for row in rows if int(row[0]) <= step])
 
 
-def cut_log(path: Path, step: int) -> None:
-    """Keep the intact rows of log.csv up to `step`; a crash can leave others."""
-    rows = []
-    if path.exists():
-        with open(path, newline='', errors='replace') as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(LOG_COLUMNS) and row[0].isdecimal()]
+def write_log(path: Path, rows: list[list[str]]) -> None:
+    """Write a log.csv with these rows."""
     with files.replacing(path) as temporary, open(temporary, 'w', newline='') as file:
-        csv.writer(file, lineterminator='\n').writerows([LOG_COLUMNS, *(row for row in rows if int(row[0]) <= step)])
+        csv.writer(file, lineterminator='\n').writerows([LOG_COLUMNS, *rows])
 
 
 def load_faces(settings: dict, sources: list[str] | None = None) -> np.ndarray:
@@ -170,10 +177,12 @@ def start_run(args: Namespace, replica: Replica) -> Run:
     check_data(run, saved, replica)
     if replica.is_chief:
         name = f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
-        run.directory = args.run_dir or files.unused(Path('runs') / name)
+        run.directory = args.run_dir or files.make_unused(Path('runs') / name)
         if not saved:
             run.directory.mkdir(parents=True, exist_ok=True)
             directory.lock(run.directory)
+            if files.has_files(run.directory):
+                raise cli.UserError(f'{run.directory} is not empty any more: another process has begun a run there')
     return run
 
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
-from graph.session import devices, open_session, quiet_stderr, session_config, tf
+from graph import session as module
+from graph.session import devices, has_fast_bfloat16, open_session, quiet_stderr, session_config, tf
 
 
 def run_python(code):
@@ -70,3 +71,26 @@ def test_one_line_says_which_devices_there_are_and_which_one_trains(monkeypatch,
     physical = [SimpleNamespace(name=f'/physical_device:{name}', device_type=name[:3]) for name in names]
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda: physical)
     assert devices() == line
+
+
+@pytest.mark.parametrize(
+    ('cpu', 'fast'),
+    [
+        ('flags : fpu avx2 avx512f', False),
+        ('flags : fpu avx512f avx512_bf16', True),
+        ('flags : fpu amx_bf16 amx_tile', True),
+        ('Features : fp asimd i8mm bf16', True),
+    ],
+)
+def test_bfloat16_is_fast_on_processors_with_units_for_it(monkeypatch, cpu, fast):
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: [])
+    monkeypatch.setattr(module.Path, 'read_text', lambda path: cpu)
+    assert has_fast_bfloat16() == fast
+
+
+@pytest.mark.parametrize(('capability', 'fast'), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bfloat16_is_fast_on_gpus_from_ampere_on(monkeypatch, capability, fast):
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['GPU:0'])
+    details = {'compute_capability': capability}
+    monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda gpu: details)
+    assert has_fast_bfloat16() == fast

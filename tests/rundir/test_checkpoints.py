@@ -190,19 +190,13 @@ def test_grids_are_found_in_order_and_other_pictures_are_not(run_dir):
     assert grids == ['step-00000002', 'step-00000010', 'step-100000000']
 
 
-def test_what_is_from_after_a_step_is_set_aside(run_dir, capsys):
+def test_files_from_after_a_step_are_found(run_dir):
     touch(run_dir, 'step-4', 'best-5', 'keep-6')
     for name in ('start', 'step-00000004', 'step-00000006'):
         (run_dir / 'samples' / f'{name}.png').touch()
-    checkpoints.set_aside_later(run_dir, 4)
-    assert found(run_dir) == ['step-4'] and [path.stem for path in checkpoints.find_grids(run_dir)] == ['step-00000004']
-    aside = [sorted(path.name for path in (run_dir / folder / 'abandoned').iterdir()) for folder in FOLDERS]
-    assert aside == [
-        ['best-5.data-00000-of-00001', 'best-5.index', 'keep-6.data-00000-of-00001', 'keep-6.index'],
-        ['step-00000006.png'],
-    ]
-    assert (run_dir / 'samples' / 'start.png').exists() and len(list((run_dir / 'checkpoints').iterdir())) == 3
-    assert 'Set aside: keep-6, now in ' in capsys.readouterr().out
+    names = sorted(path.name for path in checkpoints.find_later_files(run_dir, 4))
+    data = 'data-00000-of-00001'
+    assert names == [f'best-5.{data}', 'best-5.index', f'keep-6.{data}', 'keep-6.index', 'step-00000006.png']
 
 
 def test_the_way_back_is_a_command_that_resumes_from_the_last_healthy_checkpoint(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 from conftest import chosen
 
 from common import cli
+from rundir import settings as module
 from rundir.directory import read_run
 from rundir.settings import (
     ADDED,
@@ -41,8 +42,10 @@ def flags_of(settings) -> list[str]:
 @pytest.mark.parametrize('name', SYSTEMS)
 def test_the_settings_of_a_system_are_its_own(name):
     settings, system = chosen(f'--system {name}')
-    assert system == SYSTEMS[name]
-    assert all(settings[each] == getattr(SYSTEMS[name], each) for each in OVERRIDES)
+    expected = SYSTEMS[name]
+    if expected.precision == 'auto':
+        expected = expected._replace(precision=settings['precision'])
+    assert system == expected and all(settings[each] == getattr(expected, each) for each in OVERRIDES)
 
 
 def test_only_what_follows_from_the_networks_cannot_be_overridden():
@@ -186,3 +189,14 @@ def test_an_unknown_setting_is_named_as_one_of_a_newer_version(saved, name):
 def test_settings_that_are_missing_are_named(saved):
     with pytest.raises(cli.UserError, match='missing: ema, seed$'):
         check_settings({name: value for name, value in saved.items() if name not in ('seed', 'ema', 'flip')})
+
+
+@pytest.mark.parametrize(('fast', 'expected'), [(True, 'bf16'), (False, 'fp32')])
+def test_auto_is_the_precision_that_the_hardware_computes_faster_and_stays_what_it_was(monkeypatch, fast, expected):
+    monkeypatch.setattr(module, 'has_fast_bfloat16', lambda: fast)
+    settings, _ = chosen('--system recommended')
+    assert settings['precision'] == expected and chosen('--precision auto')[0]['precision'] == expected
+    assert chosen('--system recommended --precision bf16')[0]['precision'] == 'bf16'
+    monkeypatch.setattr(module, 'has_fast_bfloat16', lambda: not fast)
+    for flags in ([], ['--precision', 'auto']):  # resumed on another machine
+        assert choose_settings(parse_arguments(flags), settings)['precision'] == expected

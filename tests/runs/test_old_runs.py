@@ -58,7 +58,7 @@ def test_an_old_run_goes_on_as_it_did(old_run, tmp_path):
     # Six steps are too few for the rounding errors of another processor to grow.
     np.testing.assert_allclose(values(old_run), before, rtol=1e-3)
     grid = old_run / 'samples' / 'step-00000012.png'
-    aside = grid.parent / 'abandoned' / grid.name
+    aside = old_run / 'abandoned' / grid.name
     assert np.abs(pixels(grid) - pixels(aside)).max() <= 2
     assert json.loads((old_run / 'run.json').read_text())['format'] == FORMAT
 

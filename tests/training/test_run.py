@@ -14,7 +14,7 @@ from rundir.checkpoints import Checkpoint
 from rundir.directory import read_run
 from rundir.settings import parse_arguments
 from training import run as module
-from training.run import LOG_COLUMNS, cut_log, find_settings, load_faces, prepare_data, start_run
+from training.run import LOG_COLUMNS, find_settings, load_faces, prepare_data, start_run
 
 FACES = np.arange(20 * 2 * 2 * 3, dtype=np.uint8).reshape(20, 2, 2, 3)  # 18 to train on
 
@@ -99,13 +99,34 @@ def test_what_a_run_wrote_after_its_checkpoint_is_undone(copy):
 def test_only_whole_rows_of_the_log_are_kept(tmp_path):
     rows = [f'{step},1,1.3,0.7,0.6,0.4,90,' for step in (1, 2, 3)]
     path = tmp_path / 'log.csv'
+    faces = np.zeros((20, 28, 28, 3), np.uint8)
+    run = new_run('--batch-size 2', faces, tmp_path)
+    run.checkpoint = Checkpoint(3, tmp_path / 'checkpoints' / 'step-3')
     for rest in ('', '4,2,1,1,1,1,1\n', '4,2,1,1', '\0\0\n', 'x,1,1,1,1,1,1,1\n', '²,1,1,1,1,1,1,1\n', '"'):
         path.write_text('\n'.join([','.join(LOG_COLUMNS), *rows, rest]))
-        cut_log(path, 9)
+        run.open_directory()
         assert path.read_text().splitlines()[1:] == rows, rest
-    path.write_bytes(path.read_bytes() + b'\xff\xfe\n')
-    cut_log(path, 2)
-    assert path.read_text().splitlines() == [','.join(LOG_COLUMNS), *rows[:2]]
+    assert not (tmp_path / 'abandoned').exists()
+
+
+def test_going_back_twice_loses_nothing(tmp_path):
+    rows = [f'{step},1,1.3,0.7,0.6,0.4,90,' for step in (1, 2, 3)]
+    run = new_run('--batch-size 2', np.zeros((20, 28, 28, 3), np.uint8), tmp_path)
+    run.checkpoint = Checkpoint(1, tmp_path / 'checkpoints' / 'step-1')
+    for folder, content in (('abandoned', 'first'), ('abandoned-2', 'second')):
+        (tmp_path / 'log.csv').write_text('\n'.join([','.join(LOG_COLUMNS), *rows, '']))
+        for name in ('checkpoints/step-3.index', 'samples/step-00000002.png'):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(content)
+        run.open_directory()
+        aside = tmp_path / folder
+        assert sorted(path.name for path in aside.iterdir()) == ['log.csv', 'step-00000002.png', 'step-3.index']
+        assert (aside / 'log.csv').read_text().splitlines() == [','.join(LOG_COLUMNS), *rows[1:]]
+        assert (tmp_path / 'log.csv').read_text().splitlines() == [','.join(LOG_COLUMNS), rows[0]]
+    assert [(tmp_path / name / 'step-3.index').read_text() for name in ('abandoned', 'abandoned-2')] == [
+        'first',
+        'second',
+    ]
 
 
 # --- which run, on which data
