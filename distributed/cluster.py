@@ -82,7 +82,7 @@ class Worker(CollectiveReplica):
     """
 
     def __init__(self, index: int, addresses: list[str], timeout: float, launched: bool = False):
-        """addresses: host:port of all workers. timeout: seconds to wait for them. launched: by `launch.py`."""
+        """addresses: host:port of each worker. timeout: seconds to wait for them. launched: started by `launch`."""
         super().__init__(index, len(addresses), timeout)
         self.addresses, self.launched = addresses, launched
 

@@ -48,7 +48,7 @@ def launch(count: int, timeout: float, prepare) -> None:
         errors = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
         workers = []
         for index in range(count):
-            if gpus:  # the worker inherits it, as it does the cores: this process needs neither any more
+            if gpus:  # inherited by the worker, as are the cores; this process needs neither any more
                 os.environ['CUDA_VISIBLE_DEVICES'] = gpus[index]
             elif cores:
                 os.sched_setaffinity(0, cores[len(cores) * index // count : len(cores) * (index + 1) // count] or cores)

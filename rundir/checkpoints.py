@@ -24,25 +24,21 @@ class Checkpoint(NamedTuple):
     step: int
     prefix: Path
 
-    @property
-    def kind(self) -> str:
-        return self.prefix.name.split('-')[0]
-
     def files(self) -> list[Path]:
         """Its files, the index first."""
         return sorted(self.prefix.parent.glob(f'{self.prefix.name}.*'), reverse=True)
 
 
-def find_all(run_dir: Path) -> list[Checkpoint]:
-    """All checkpoints of a run, the newest last."""
+def find_all(run_dir: Path, kind: str = r'\w+') -> list[Checkpoint]:
+    """All checkpoints of a run, or those of a kind, the newest last."""
     folder = run_dir / 'checkpoints'
-    matches = (re.fullmatch(r'(\w+-(\d+))\.index', path.name) for path in folder.glob('*.index'))
+    matches = (re.fullmatch(rf'({kind}-(\d+))\.index', path.name) for path in folder.glob('*.index'))
     return sorted(Checkpoint(int(match[2]), folder / match[1]) for match in matches if match)
 
 
 def find_best(run_dir: Path) -> Checkpoint | None:
     """The checkpoint whose faces were nearest to held-out ones, of a run with --evaluate-every."""
-    return next((found for found in reversed(find_all(run_dir)) if found.kind == 'best'), None)
+    return next(reversed(find_all(run_dir, 'best')), None)
 
 
 def best_distance(run_dir: Path) -> float:
@@ -133,7 +129,7 @@ def delete_old(run_dir: Path, healthy: int) -> None:
 
     The newest `step-` checkpoint up to step `healthy` stays as well: the training did not fail until then.
     """
-    best, steps = ([found for found in find_all(run_dir) if found.kind == kind] for kind in ('best', 'step'))
+    best, steps = (find_all(run_dir, kind) for kind in ('best', 'step'))
     recent = steps[-MAX_STEP_CHECKPOINTS:] + [found for found in steps if found.step <= healthy][-1:]
     for checkpoint in best[:-1] + [found for found in steps if found not in recent]:
         for path in checkpoint.files():  # without its index it is no checkpoint any more

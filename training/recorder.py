@@ -18,29 +18,22 @@ from training.run import LOG_COLUMNS, Run
 HISTOGRAM_BINS = 50
 
 
-class Recorder:
-    """Records the steps of a run after `step`. A context manager."""
+class Recorder(contextlib.ExitStack):
+    """Records the steps of a run after `step`. A context manager, which closes its files."""
 
     def __init__(self, run: Run, step: int):
+        super().__init__()
         self.run = run
         # tf.summary.FileWriter would write in a thread, which fails on a full disk without anyone noticing.
         events = run.directory / f'events.out.tfevents.{time.time():.0f}.from-step-{step}'
-        with contextlib.ExitStack() as stack:
-            self.log = stack.enter_context(open(run.directory / 'log.csv', 'a', 1, newline=''))
-            self.events = stack.enter_context(tf.io.TFRecordWriter(str(events)))
-            self.bar = stack.enter_context(progress(total=run.last_step, initial=step, unit=' steps'))
-            self.stack = stack.pop_all()
+        self.log = self.enter_context(open(run.directory / 'log.csv', 'a', 1, newline=''))  # noqa: SIM115
+        self.events = self.enter_context(tf.io.TFRecordWriter(str(events)))
+        self.bar = self.enter_context(progress(total=run.last_step, initial=step, unit=' steps'))
         self.rows: list[tuple[float, ...]] = []  # of log.csv, since the last grid
         self.scores: list[tuple[np.ndarray, np.ndarray]] = []  # D(x) and D(G(z)) of each image, since then
         self.add_event(file_version='brain.Event:2')
         # Hides what earlier processes wrote about later steps.
         self.add_event(step=step + 1, session_log=tf.SessionLog(status=tf.SessionLog.START))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.stack.__exit__(*error)
 
     def print(self, text: str) -> None:
         """Print above the progress bar."""

@@ -43,7 +43,7 @@ def test_checkpoints_are_found_in_the_order_of_their_steps(run_dir):
     (run_dir / 'checkpoints' / 'notes.index').touch()
     assert found(run_dir) == ['best-2', 'keep-9', 'step-9', 'step-10']
     first, *_, last = checkpoints.find_all(run_dir)
-    assert (first.kind, first.step) == ('best', 2)
+    assert (first.prefix.name, first.step) == ('best-2', 2)
     assert [path.name for path in last.files()] == ['step-10.index', 'step-10.data-00000-of-00001']
 
 
