@@ -2,6 +2,8 @@ import csv
 import json
 import re
 import shutil
+from datetime import datetime
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -107,6 +109,14 @@ def test_only_whole_rows_of_the_log_are_kept(tmp_path):
         run.open_directory()
         assert path.read_text().splitlines()[1:] == rows, rest
     assert not (tmp_path / 'abandoned').exists()
+
+
+def test_two_runs_begun_in_the_same_second_get_directories_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, 'load_faces', lambda *_: FACES)
+    monkeypatch.setattr(module.datetime, 'datetime', SimpleNamespace(now=lambda: datetime(2026, 1, 1)))
+    names = [start('--batch-size', 2).directory.name for _ in range(2)]
+    assert names == ['oreilly-20260101-000000', 'oreilly-20260101-000000-2']
 
 
 def test_going_back_twice_loses_nothing(tmp_path):
