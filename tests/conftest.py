@@ -67,6 +67,18 @@ def read_events(run_dir) -> list:
     return [event for path in paths for event in tf.train.summary_iterator(str(path))]
 
 
+def cut(file):
+    """Damage a file: halve it."""
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_bit(file):
+    """Damage a file: change one bit in its middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 def chosen(flags):
     """The settings given by flags, separated by spaces, and their system."""
     settings = choose_settings(parse_arguments(flags.split()))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import NARROW, ROOT, assert_one_line, checkpoint_names, log, run_command
+from conftest import NARROW, ROOT, assert_one_line, checkpoint_names, cut, flip_bit, log, run_command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -94,16 +94,6 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path, 
 
 
 # --- damaged files
-
-
-def cut(file):
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def flip_bit(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_ends_the_same(trained, copy, tmp_path):

@@ -24,7 +24,11 @@ class Evaluator:
     """Compares samples with held-out faces: always the same latents with the same faces."""
 
     def __init__(self, run: Run):
-        self.run, self.best = run, best_distance(run.directory)
+        self.run = run
+
+    @cached_property
+    def best(self) -> float:  # read from the log only where a run compares
+        return best_distance(self.run.directory)
 
     @cached_property
     def held_out(self):

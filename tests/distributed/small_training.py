@@ -7,13 +7,13 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
 from common import cli
+from dcgan import Losses
 from distributed.cluster import from_environment, shard_size
 from distributed.launch import is_launcher, launch
 from graph.random import random_uniform
@@ -21,14 +21,6 @@ from graph.replica import current_replica
 from graph.session import tf
 
 BATCH_SIZE = 8
-
-
-class Losses(NamedTuple):
-    d_loss: object
-    g_loss: object
-    d_real: object
-    d_fake: object
-    fake: object
 
 
 def build(replica, args):

@@ -1,11 +1,10 @@
 """Collectives among replicas that are CPU devices of one process."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 
 import dcgan
+from dcgan import Losses
 from distributed import collectives
 from distributed.cluster import Worker
 from distributed.collectives import CollectiveReplica
@@ -82,14 +81,6 @@ def test_the_variance_is_exact_where_the_mean_is_large():
 
     for variance in run_replicas(build, 2):
         np.testing.assert_allclose(variance, images.var((0, 1, 2), np.float64, ddof=1), rtol=1e-3)
-
-
-class Losses(NamedTuple):
-    d_loss: object
-    g_loss: object
-    d_real: object
-    d_fake: object
-    fake: object
 
 
 @pytest.mark.parametrize('stops', [(0, 0, 0), (0, 1, 0), (1, 1, 1)])

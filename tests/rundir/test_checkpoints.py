@@ -3,7 +3,7 @@ import re
 import shlex
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, cut, flip_bit
 
 from common import cli
 from graph.session import tf
@@ -91,16 +91,6 @@ def test_the_distance_of_the_best_checkpoint_is_that_of_the_log(run_dir):
 
 
 # --- damaged
-
-
-def cut(file):
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def flip_bit(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
 
 
 DAMAGES = {
