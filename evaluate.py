@@ -22,7 +22,7 @@ from rundir.directory import read_run
 from sampling import metrics
 from sampling.generator import PRETRAINED, draw_faces
 from sampling.pictures import LABEL_HEIGHT, label
-from training.run import load_faces
+from training.run import choose_hold_out, load_dataset
 
 figure = LazyModule('matplotlib.figure')
 
@@ -125,25 +125,29 @@ def main() -> None:
     out = args.out or unused(Path('evaluation'))
     if has_files(out):
         raise cli.UserError(f'{out} is not empty: choose another folder with --out')
-    dataset = helper.Dataset(load_faces(run['settings'] | {'data': args.data, 'data_dir': args.data_dir}))
+    settings = run['settings'] | {'data': args.data, 'data_dir': args.data_dir}
+    if held_none_out := settings['hold_out'] == 'none':
+        settings['hold_out'] = choose_hold_out(settings)
+    dataset = load_dataset(settings)
     if len(dataset.held_out) < MIN_HELD_OUT:
-        counts = f'{args.data} holds {len(dataset.faces)} faces, of which every {helper.HOLD_OUT}th is held out'
-        raise cli.UserError(f'{counts}: at least {MIN_HELD_OUT * helper.HOLD_OUT} are needed')
+        raise cli.UserError(f'{args.data} holds {dataset}: at least {MIN_HELD_OUT} held out are needed')
     if not (trained_on_these := run['data_digest'] == dataset.digest):
         warning = f'Warning: {args.data} does not hold the faces that this run was trained on'
         print(f'{warning}: held-out faces may have been used in training', file=sys.stderr)
+    elif held_none_out:
+        print('Warning: this run was trained on all faces, also on those it is compared with here', file=sys.stderr)
     held_out = metrics.subset(dataset.held_out, MAX_FACES)
     with naming(out):
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()  # fails now, before the work, if the folder is not writable
     generated = np.concatenate(list(draw_faces(checkpoint.prefix, len(held_out), args.seed, args.truncate)))
-    compared = f'{len(dataset.training)} trained on, {len(held_out)} of {len(dataset.held_out)} held out'
-    print(f'{checkpoint.prefix}\nFaces: {len(generated)} drawn, {compared}')
+    print(f'{checkpoint.prefix}\nFaces: {dataset}; {len(generated)} drawn, and compared with as many')
     measures, neighbours = measure(generated, dataset.faces, dataset.training, held_out)
     results = {
         'run': run_dir.name, 'checkpoint': checkpoint.prefix.name, 'step': checkpoint.step,
         'seed': args.seed, 'truncate': args.truncate,
         'data_digest': dataset.digest, 'trained_on_these': trained_on_these,
+        'hold_out': dataset.hold_out,
         'faces': {'drawn': len(generated), 'trained on': len(dataset.training), 'held out': len(dataset.held_out)},
         'measures': measures,
     }  # fmt: skip

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dataset import prepared
 from dataset.download import download
 from dataset.images import crop_and_resize, open_image
-from dataset.prepared import load_prepared
+from dataset.split import HOLD_OUTS, split
 
 CELEB_A = 'img_align_celeba.zip'
 CELEB_A_SIZE = 1_443_490_838  # bytes
@@ -26,7 +27,6 @@ CELEB_A_SOURCES = (
 # The article keeps the central 108x108 pixels of an aligned CelebA image of 178x218.
 ALIGNED_WIDTH, ALIGNED_HEIGHT, FACE_SIZE = 178, 218, 108
 PREPARATION = 'central crop, bilinear, 3'  # names prepared arrays: change it when `get_image` gives other pixels
-HOLD_OUT = 10  # one face in ten is never trained on: generated faces are compared with those
 
 
 def download_celeb_a(data_dir: str | Path, sources=CELEB_A_SOURCES) -> Path:
@@ -61,7 +61,12 @@ def load_faces(source: str | Path, image_size: int, cache_dir: str | Path, crop:
     unreadable, and OSError if the source cannot be read or the array cannot be written.
     """
     read_image = functools.partial(get_image, width=image_size, height=image_size, crop=crop)
-    return load_prepared(Path(source), image_size, Path(cache_dir), read_image, crop, PREPARATION)
+    return prepared.load_prepared(Path(source), image_size, Path(cache_dir), read_image, crop, PREPARATION)
+
+
+def load_names(source: str | Path, image_size: int, cache_dir: str | Path, crop: int = FACE_SIZE) -> list[str]:
+    """The names of the files of the faces that `load_faces` gives, in the same order."""
+    return prepared.load_names(Path(source), image_size, Path(cache_dir), crop, PREPARATION)
 
 
 def get_batch(faces: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -71,12 +76,16 @@ def get_batch(faces: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 class Dataset:
-    """Faces, uint8 (N, height, width, 3), and the indices of every tenth, `held_out`, and of the others, `training`."""
+    """Faces, uint8 (N, height, width, 3), and the indices of those to train on and of those held out."""
 
-    def __init__(self, faces: np.ndarray):
-        self.faces = faces
-        held_out = np.arange(len(faces)) % HOLD_OUT == HOLD_OUT - 1
-        self.training, self.held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    def __init__(self, faces: np.ndarray, hold_out: str = 'images', people: list[str] | None = None):
+        """hold_out, people: see `dataset.split.split`."""
+        self.faces, self.hold_out = faces, hold_out
+        self.training, self.held_out = split(len(faces), hold_out, people)
+
+    def __str__(self) -> str:
+        """How many faces there are, and what is held out."""
+        return f'{len(self.training)} to train on, {len(self.held_out)} held out ({HOLD_OUTS[self.hold_out]})'
 
     @functools.cached_property
     def digest(self) -> str:

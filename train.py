@@ -199,7 +199,7 @@ def run_training(args: Namespace, replica: Replica) -> None:
     run = start_run(args, replica)
     if replica.is_chief:
         workers = f'Workers: {replica.count}. ' if replica.count > 1 else ''
-        print(f'Run: {run.directory}\nFaces: {len(run.dataset.training)}, and {len(run.dataset.held_out)} held out')
+        print(f'Run: {run.directory}\nFaces: {run.dataset}')
         print(f'{workers}{devices()} Precision: {run.system.precision}.')
         if run.system.precision == 'bf16' and not has_fast_bfloat16():
             print('Warning: this machine has no bfloat16 units, so fp32 would be several times faster than bf16')

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import itertools
+import json
 import multiprocessing
 import os
 import signal
@@ -40,14 +41,35 @@ def load_prepared(source: Path, image_size: int, cache_dir: Path, read_image, *m
     Raises DataError if there are no images or too many are unreadable, and OSError if a file cannot be read or written.
     """
     source.stat()  # raises an error that names a missing file or a loop of links
-    path = cache_dir / f'{source.stem}-{image_size}-{fingerprint(source, image_size, *made_with)}.npy'
+    path = prepared_path(source, image_size, cache_dir, *made_with)
     if (faces := open_prepared(path, image_size)) is not None:
         return faces
     images = ImageSource(source)
     if not (names := images.names()):
         raise DataError(f'{source} contains no images ({" ".join(sorted(IMAGE_SUFFIXES))})')
-    with contextlib.closing(read_faces(images, names, read_image)) as blocks:
-        return save_prepared(path, image_size, blocks)
+    left_out: list[str] = []
+    with contextlib.closing(read_faces(images, names, read_image, left_out)) as blocks:
+        faces = save_prepared(path, image_size, blocks)
+    if left_out:
+        with replacing(path.with_suffix('.json')) as temporary:
+            temporary.write_text(json.dumps(left_out))
+    return faces
+
+
+def load_names(source: Path, image_size: int, cache_dir: Path, *made_with) -> list[str]:
+    """The names of the files of the images that `load_prepared` gives, in the same order. Raises DataError, OSError."""
+    path = prepared_path(source, image_size, cache_dir, *made_with)
+    record = path.with_suffix('.json')
+    left_out = set(json.loads(record.read_text())) if record.exists() else set()
+    names = [name for name in ImageSource(source).names() if name not in left_out]
+    if len(names) != len(np.load(path, mmap_mode='r')):
+        raise DataError(f'{path} was made by an earlier version, which kept no list of unreadable images: remove it')
+    return names
+
+
+def prepared_path(source: Path, image_size: int, cache_dir: Path, *made_with) -> Path:
+    """Where the images of `source` are kept."""
+    return cache_dir / f'{source.stem}-{image_size}-{fingerprint(source, image_size, *made_with)}.npy'
 
 
 def fingerprint(source: Path, *made_with) -> str:
@@ -88,21 +110,24 @@ def save_prepared(path: Path, image_size: int, blocks) -> np.ndarray:
     return np.load(path, mmap_mode='r')
 
 
-def read_faces(images: ImageSource, names: list[str], read_image):
-    """Yield the readable ones of the images `names` as lists of faces. Reports the others on stderr."""
-    count, unreadable = len(names), 0
+def read_faces(images: ImageSource, names: list[str], read_image, left_out: list[str]):
+    """Yield the readable ones of the images `names` as lists of faces.
+
+    The others are reported on stderr, and their names are added to `left_out`.
+    """
+    count = len(names)
     bar = progress(desc='Preparing faces', total=count, unit=' images', unit_scale=True)
     with bar, contextlib.closing(decode_chunks(images, names, read_image)) as decoded:
         for faces, failures in decoded:
-            for name, reason in failures[: max(0, MAX_NAMED - unreadable)]:
+            for name, reason in failures[: max(0, MAX_NAMED - len(left_out))]:
                 bar.write(f'Left out {name!r}: {reason}', file=sys.stderr)  # repr: it may contain control characters
-            unreadable += len(failures)
-            if unreadable > MAX_UNREADABLE * count:
+            left_out += [name for name, _ in failures]
+            if len(left_out) > MAX_UNREADABLE * count:
                 raise DataError(f'{images.path}: more than {MAX_UNREADABLE:.0%} of its {count} images cannot be read')
             yield faces
             bar.update(len(faces) + len(failures))
-    if unreadable:
-        print(f'{unreadable} of {count} images could not be read and were left out', file=sys.stderr)
+    if left_out:
+        print(f'{len(left_out)} of {count} images could not be read and were left out', file=sys.stderr)
 
 
 def decode_chunks(images: ImageSource, names: list[str], read_image):

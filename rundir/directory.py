@@ -9,19 +9,20 @@ import numpy as np
 
 from common import cli, files
 from graph.session import tf
-from rundir.settings import check_settings
+from rundir.settings import ADDED, check_settings
 
 FORMAT = 2  # of run.json; 1 had no such number
 
 
 def read_run(run_dir: Path) -> dict:
-    """The contents of run.json, with settings known to be valid. Raises UserError."""
+    """The contents of run.json, with settings that are complete and valid. Raises UserError."""
     path = run_dir / 'run.json'
     try:
         run = json.loads(path.read_text())
         if run.get('format', 1) > FORMAT:
             raise cli.UserError(f'{path} was written by a newer version of this project: update to use it')
         check_settings(run['settings'])
+        run['settings'] = ADDED | run['settings']
         run['data_digest']
         return run
     except FileNotFoundError:

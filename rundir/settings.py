@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from common import cli
+from dataset.split import HOLD_OUTS
 from graph.session import has_fast_bfloat16
 from systems import AUGMENTS, LATENTS, OPTIMIZERS, PRECISIONS, SYSTEMS, UPDATE_ORDERS, Layer, System
 
@@ -39,7 +40,15 @@ OVERRIDES = {
     'crop': (cli.number(int, 1, 178), 'side of the square kept of an aligned image of 178x218'),
     'samples': (cli.number(int, 1, 4096), 'faces in a grid'),
 }
-FIXED = ('system', 'width', 'seed', 'local_batch_norm', 'reduce_precision', *OVERRIDES)  # for the life of a run
+FIXED = (
+    'system',
+    'width',
+    'seed',
+    'hold_out',
+    'local_batch_norm',
+    'reduce_precision',
+    *OVERRIDES,
+)  # for the life of a run
 # How long a run is, and when it shows its faces: in steps or in epochs.
 SCHEDULES = (('epochs', 'steps'), ('sample_every', 'sample_epochs'))
 # The other settings, with their defaults.
@@ -48,6 +57,7 @@ DEFAULTS = {
     'data': 'celeba',
     'data_dir': 'data',
     'seed': 0,
+    'hold_out': None,
     'evaluate_every': None,
     'checkpoint_every': 1000,
     'keep_every': None,
@@ -61,6 +71,7 @@ ADDED = {
     'flip': 0.0,
     'augment': 'none',
     'instance_noise': 0.0,
+    'hold_out': 'images',
     'evaluate_every': None,
     'local_batch_norm': False,
     'reduce_precision': 'fp32',
@@ -80,6 +91,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
     add('--data-dir', type=cli.path, default=Path('data'), help='where downloads and prepared faces are kept (data)')
     add('--sources', nargs='+', metavar='URL', help='download CelebA from these URLs instead')
     add('--system', choices=SYSTEMS, help='which article to follow (oreilly)')
+    add('--hold-out', choices=HOLD_OUTS, help='hold out every tenth image, or person, to compare with')
     add('--width', type=cli.number(float, 0, 16, exclusive=True), help='multiply the channels of all hidden layers (1)')
     add('--epochs', type=epochs, help='train for this many passes over the data')
     add('--steps', type=steps, help='train for this many steps in all')
@@ -128,9 +140,9 @@ def choose_settings(args: Namespace, saved: dict | None = None) -> dict:
         settings |= {name: getattr(SYSTEMS[settings['system']], name) for name in (*sum(SCHEDULES, ()), *OVERRIDES)}
     else:
         for name in FIXED:
-            if name in saved and given.get(name, saved[name]) not in (saved[name], 'auto'):
+            if given.get(name, saved[name]) not in (saved[name], 'auto'):
                 raise cli.UserError(f'{flag(name)} is {saved[name]} in this run: leave it out, or start another run')
-        settings = ADDED | saved
+        settings = dict(saved)
     for pair in SCHEDULES:
         if any(name in given for name in pair):
             settings |= dict.fromkeys(pair)
@@ -163,7 +175,6 @@ def check_settings(saved: dict) -> None:
 
 def system_of(settings: dict) -> System:
     """The system of a run, with the values that its settings override and as wide as they say."""
-    settings = ADDED | settings
     system = SYSTEMS[settings['system']]._replace(**{name: settings[name] for name in OVERRIDES})
     generator, discriminator = (
         tuple(widened(layer, settings['width']) for layer in layers[:-1]) + layers[-1:]

@@ -109,7 +109,7 @@ def trained(tmp_path_factory, pictures) -> Path:
     folder = tmp_path_factory.mktemp('trained')
     result = run_command(
         'train.py', *NARROW, '--data', pictures, '--run-dir', 'run', '--batch-size', 8, '--epochs', 2,
-        '--sample-every', 4, '--checkpoint-every', 3, '--keep-every', 1, cwd=folder,
+        '--hold-out', 'images', '--sample-every', 4, '--checkpoint-every', 3, '--keep-every', 1, cwd=folder,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return folder / 'run'

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -75,7 +76,8 @@ def test_the_table_has_the_values_of_the_file(evaluated):
     assert (results['run'], results['checkpoint'], results['step']) == ('run', 'step-10', 10)
     assert results['trained_on_these'] and (results['seed'], results['truncate']) == (0, 1)
     assert results['faces'] == {'drawn': 4, 'trained on': 40, 'held out': 4}
-    assert 'Faces: 4 drawn, 40 trained on, 4 of 4 held out' in stdout and 'evaluation' in stdout.splitlines()[-1]
+    assert 'Faces: 40 to train on, 4 held out' in stdout and '4 drawn, and compared with as many' in stdout
+    assert 'evaluation' in stdout.splitlines()[-1]
     header = [line.split() for line in stdout.splitlines()].index(['drawn', 'real', 'noise'])
     rows = stdout.splitlines()[header + 1 :][: len(results['measures'])]
     assert len(rows) == 6 and len({len(row) for row in rows}) == 1  # aligned
@@ -116,6 +118,18 @@ def test_a_warning_says_when_the_data_are_not_those_of_the_training(trained, tmp
     assert [path.name for path in (tmp_path / 'evaluation').iterdir()] == ['mine.txt']
 
 
+def test_a_warning_says_when_the_training_held_out_nothing(trained, pictures, tmp_path, monkeypatch, capsys):
+    run = json.loads((trained / 'run.json').read_text())
+    shutil.copytree(trained, tmp_path / 'run')
+    run['settings']['hold_out'] = 'none'
+    (tmp_path / 'run' / 'run.json').write_text(json.dumps(run))
+    arguments = [tmp_path / 'run', '--data', pictures, '--data-dir', tmp_path, '--out', tmp_path / 'evaluation']
+    monkeypatch.setattr('sys.argv', ['evaluate.py', *map(str, arguments)])
+    evaluate.main()
+    assert 'this run was trained on all faces' in capsys.readouterr().err
+    assert json.loads((tmp_path / 'evaluation' / 'evaluation.json').read_text())['hold_out'] == 'images'
+
+
 # --- errors
 
 
@@ -127,7 +141,7 @@ def test_a_warning_says_when_the_data_are_not_those_of_the_training(trained, tmp
         (('--data', ''), ('--data is empty',)),
         (('--data', 'nothing.zip'), ('nothing.zip',)),
         (('--data', 'broken.zip'), ('broken.zip', 'neither a folder nor a')),
-        (('--data', 'few'), ('few holds 19 faces', '20 are needed')),
+        (('--data', 'few'), ('few holds 18 to train on, 1 held out', '2 held out are needed')),
         (('--data', 'few', '--out', 'few'), ('few is not empty', '--out')),
         (('--data', 'few', '--truncate', '0'), ('--truncate',)),
     ],

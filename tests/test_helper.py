@@ -214,11 +214,13 @@ def test_the_shards_of_a_batch_make_up_the_batch():
     np.testing.assert_array_equal([np.concatenate(batch) for batch in shards], whole)
 
 
-@pytest.mark.parametrize('count, held_out', [(0, []), (9, []), (10, [9]), (35, [9, 19, 29])])
-def test_every_tenth_face_is_held_out(count, held_out):
-    dataset = helper.Dataset(numbered_faces(count))
-    assert dataset.held_out.tolist() == held_out
-    assert sorted([*dataset.training, *dataset.held_out]) == list(range(count))
+def test_a_data_set_says_what_is_held_out():
+    faces = numbered_faces(20)
+    assert str(helper.Dataset(faces, 'none')) == '20 to train on, 0 held out (none is held out)'
+    assert str(helper.Dataset(faces)).startswith('18 to train on, 2 held out (every tenth image')
+    people = helper.Dataset(faces, 'people', ['a'] * 11 + list('bcdefghij'))
+    assert str(people) == '19 to train on, 1 held out (every tenth person is held out with all images)'
+    assert people.held_out.tolist() == [19]
 
 
 def test_the_digest_tells_data_sets_apart_and_never_changes():

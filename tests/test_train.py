@@ -38,7 +38,7 @@ from sampling.latents import sample_latents
 from sampling.metrics import swd
 from systems import SYSTEMS
 from training.monitor import Evaluator
-from training.run import LOG_COLUMNS, Run, load_faces
+from training.run import LOG_COLUMNS, Run, load_dataset
 
 FACES = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
 
@@ -199,7 +199,7 @@ def test_the_checkpoint_with_the_smallest_distance_is_kept_and_drawn_from(tmp_pa
     assert find(run_dir)[1].prefix.name == f'best-{best}'
     # What was logged is what the faces of that checkpoint give, drawn from the same latents.
     settings = read_run(run_dir)['settings']
-    dataset = Dataset(load_faces(settings))
+    dataset = load_dataset(settings)
     rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(0,)))
     latents = sample_latents(system_of(settings), rng, len(dataset.held_out))
     with restored_generator(run_dir) as generator:
@@ -356,7 +356,7 @@ def test_devices_are_named_and_nothing_is_trained(tmp_path):
 
 
 def test_the_faces_that_choose_the_best_checkpoint_are_not_those_of_any_seed_of_evaluate(tmp_path, pictures, trained):
-    run = new_run('--batch-size 8 --evaluate-every 1', load_faces(read_run(trained)['settings']), trained)
+    run = new_run('--batch-size 8 --evaluate-every 1', load_dataset(read_run(trained)['settings']).faces, trained)
     latents = Evaluator(run).latents
     for seed in (*range(10), (3, 0), 2**32 + 3):
         others = sample_latents(run.system, np.random.default_rng(seed), len(latents))

@@ -16,6 +16,7 @@ import numpy as np
 import helper
 from common import cli, files
 from dataset import DataError
+from dataset.split import IDENTITIES, load_people
 from distributed.cluster import shard_size
 from graph.replica import Replica
 from rundir import checkpoints, directory
@@ -114,19 +115,33 @@ def write_log(path: Path, rows: list[list[str]]) -> None:
         csv.writer(file, lineterminator='\n').writerows([LOG_COLUMNS, *rows])
 
 
-def load_faces(settings: dict, sources: list[str] | None = None) -> np.ndarray:
-    """The faces that --data names, uint8 (N, H, W, 3). sources: URLs to download CelebA from. Raises UserError."""
+def load_dataset(settings: dict, sources: list[str] | None = None) -> helper.Dataset:
+    """The faces that --data names. sources: URLs to download CelebA from. Raises UserError."""
     data_dir, size = Path(settings['data_dir']), SYSTEMS[settings['system']].image_size
-    source = settings['data']
+    source, hold_out = settings['data'], settings['hold_out']
     if source == 'demo':
         print('The demo faces are drawn by the pretrained generator; none is a photograph.')
-        return load_demo(data_dir / 'prepared', size)
+        return helper.Dataset(load_demo(data_dir / 'prepared', size), hold_out)
     if source == 'celeba':
         try:
             source = helper.download_celeb_a(data_dir, sources or helper.CELEB_A_SOURCES)
         except DataError as error:
             raise cli.UserError(f'{error}. Without it: --data demo, or --data PATH for your own pictures') from None
-    return helper.load_faces(source, size, data_dir / 'prepared', settings['crop'])
+    prepared = source, size, data_dir / 'prepared', settings['crop']
+    faces = helper.load_faces(*prepared)
+    people = load_people(identity_table(settings), helper.load_names(*prepared)) if hold_out == 'people' else None
+    return helper.Dataset(faces, hold_out, people)
+
+
+def identity_table(settings: dict) -> Path:
+    """Where the table of who is on which image belongs: beside the images."""
+    archive = Path(settings['data_dir'], helper.CELEB_A) if settings['data'] == 'celeba' else Path(settings['data'])
+    return archive.with_name(IDENTITIES)
+
+
+def choose_hold_out(settings: dict) -> str:
+    """What to hold out: people, if there is a table of them, or else images."""
+    return 'people' if identity_table(settings).exists() and settings['data'] != 'demo' else 'images'
 
 
 def find_settings(args: Namespace, several: bool) -> tuple[dict, dict]:
@@ -141,6 +156,10 @@ def find_settings(args: Namespace, several: bool) -> tuple[dict, dict]:
         raise cli.UserError(f'{args.run_dir} is not empty: add --resume to go on, or name another --run-dir')
     saved = directory.read_run(args.run_dir) if resumes else {}
     settings = choose_settings(args, saved.get('settings'))
+    if settings['hold_out'] is None:  # the article trains on all images: some are held out where they are needed
+        settings['hold_out'] = choose_hold_out(settings) if settings['evaluate_every'] else 'none'
+    if settings['hold_out'] == 'people' and settings['data'] == 'demo':
+        raise cli.UserError('--hold-out people: nobody is on the demo faces')
     if args.sources and settings['data'] != 'celeba':
         raise cli.UserError('--sources is for --data celeba only')
     return settings, saved
@@ -151,7 +170,7 @@ def prepare_data(args: Namespace) -> None:
     settings, _ = find_settings(args, several=True)
     shard_size(settings['batch_size'], args.workers)  # an error now saves loading the data
     with contextlib.redirect_stdout(None):
-        load_faces(settings, args.sources)
+        load_dataset(settings, args.sources)
 
 
 def start_run(args: Namespace, replica: Replica) -> Run:
@@ -172,7 +191,7 @@ def start_run(args: Namespace, replica: Replica) -> Run:
         own = choose_settings(args)
         settings |= {name: own[name] for name in ('data_dir', 'data') if name == 'data_dir' or args.data}
     replica.shard(settings['batch_size'])  # an error now saves loading the data
-    dataset = helper.Dataset(load_faces(settings, args.sources))
+    dataset = load_dataset(settings, args.sources)
     run = Run(settings, dataset, checkpoint=checkpoint, preview=args.preview and sys.stdout.isatty())
     check_data(run, saved, replica)
     if replica.is_chief:
@@ -192,7 +211,9 @@ def check_data(run: Run, saved: dict, replica: Replica) -> None:
     if not run.steps_per_epoch:
         raise cli.UserError(f'{len(dataset.training)} images do not fill a batch of {batch_size}: lower --batch-size')
     if run.settings['evaluate_every'] and not len(dataset.held_out):
-        raise cli.UserError(f'--evaluate-every: none of the {len(dataset.faces)} faces is held out to compare with')
+        raise cli.UserError(
+            f'--evaluate-every: none of the {len(dataset.faces)} faces is held out to compare with: see --hold-out'
+        )
     if saved and saved['data_digest'] != dataset.digest:
         raise cli.UserError(f'{data} does not hold the faces that the run began with: see --data')
     if run.checkpoint and run.checkpoint.step >= run.last_step:

@@ -26,7 +26,7 @@ from dataset_helpers import PYTHON, file_names, write_archive
 from PIL import Image
 
 from dataset import DataError, images, prepared
-from dataset.prepared import load_prepared, open_prepared, save_prepared
+from dataset.prepared import load_names, load_prepared, open_prepared, save_prepared
 from helper import get_image
 
 SIZE = 28
@@ -443,3 +443,24 @@ def test_a_damaged_array_is_made_again(tmp_path, capsys, damage):
     assert values(load(archive, tmp_path / 'cache')) == list(range(40)) and path.read_bytes() == whole
     assert f'{path} is damaged' in capsys.readouterr().err
     assert file_names(tmp_path / 'cache') == [path.name] and not (tmp_path / 'trap').exists()
+
+
+# --- Names
+
+
+def test_the_names_are_those_of_the_images_that_could_be_read(tmp_path):
+    archive = write_archive(tmp_path / 'faces.zip', 198, 2)
+    faces = load(archive, tmp_path)
+    names = load_names(archive, SIZE, tmp_path)
+    assert names == [f'{index:04}.png' for index in range(198)] and len(names) == len(faces)
+
+
+def test_an_array_of_an_earlier_version_has_no_names_if_an_image_was_unreadable(tmp_path):
+    whole, damaged = write_archive(tmp_path / 'whole.zip', 3), write_archive(tmp_path / 'damaged.zip', 198, 2)
+    for archive in (whole, damaged):
+        load(archive, tmp_path)
+    for record in tmp_path.glob('*.json'):
+        record.unlink()
+    assert load_names(whole, SIZE, tmp_path) == ['0000.png', '0001.png', '0002.png']
+    with pytest.raises(DataError, match='made by an earlier version'):
+        load_names(damaged, SIZE, tmp_path)

@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +13,12 @@ from PIL import Image
 
 from common import cli
 from graph.replica import Replica
+from helper import Dataset
 from rundir.checkpoints import Checkpoint
 from rundir.directory import read_run
 from rundir.settings import parse_arguments
 from training import run as module
-from training.run import LOG_COLUMNS, find_settings, load_faces, prepare_data, start_run
+from training.run import LOG_COLUMNS, find_settings, load_dataset, prepare_data, start_run
 
 FACES = np.arange(20 * 2 * 2 * 3, dtype=np.uint8).reshape(20, 2, 2, 3)  # 18 to train on
 
@@ -113,7 +115,7 @@ def test_only_whole_rows_of_the_log_are_kept(tmp_path):
 
 def test_two_runs_begun_in_the_same_second_get_directories_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, 'load_faces', lambda *_: FACES)
+    monkeypatch.setattr(module, 'load_dataset', lambda *_: Dataset(FACES))
     monkeypatch.setattr(module.datetime, 'datetime', SimpleNamespace(now=lambda: datetime(2026, 1, 1)))
     names = [start('--batch-size', 2).directory.name for _ in range(2)]
     assert names == ['oreilly-20260101-000000', 'oreilly-20260101-000000-2']
@@ -154,7 +156,7 @@ def test_a_directory_that_holds_anything_is_not_overwritten(copy):
 
 def test_several_workers_may_resume_a_run_that_does_not_exist_yet(tmp_path):
     args = parse_arguments(['--run-dir', str(tmp_path), '--resume'])
-    assert find_settings(args, several=True) == (chosen('')[0], {})
+    assert find_settings(args, several=True) == (chosen('--hold-out none')[0], {})
     with pytest.raises(cli.UserError, match=f'{tmp_path} is not the directory of a training run'):
         find_settings(args, several=False)
     with pytest.raises(cli.UserError, match=f'{tmp_path} is not the directory of a training run'):
@@ -167,10 +169,41 @@ def test_sources_are_for_celeb_a_only():
 
 
 def test_the_demo_says_what_it_is(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(module, 'load_demo', lambda cache_dir, side: (cache_dir, side))
-    settings, _ = chosen(f'--data demo --data-dir {tmp_path} --system ranjan')
-    assert load_faces(settings) == (tmp_path / 'prepared', 64)
+    monkeypatch.setattr(module, 'load_demo', lambda cache_dir, side: [cache_dir, side])
+    settings, _ = chosen(f'--data demo --data-dir {tmp_path} --system ranjan --hold-out none')
+    assert load_dataset(settings).faces == [tmp_path / 'prepared', 64]
     assert 'none is a photograph' in capsys.readouterr().out
+
+
+def test_images_are_held_out_only_where_something_compares_with_them(pictures):
+    def hold_out(*flags):
+        return find_settings(parse_arguments(['--data', str(pictures), *flags]), several=False)[0]['hold_out']
+
+    assert hold_out() == 'none' and hold_out('--evaluate-every', '5') == 'images'
+    assert hold_out('--hold-out', 'images') == 'images'
+
+
+@pytest.fixture
+def known_people(pictures, tmp_path) -> Path:
+    """An archive of 44 images of 22 people, with a table of who they are beside it."""
+    (tmp_path / 'identity_CelebA.txt').write_text(''.join(f'{n:06}.jpg {n // 2}\n' for n in range(44)))
+    return shutil.copy(pictures, tmp_path)
+
+
+def test_people_are_held_out_where_they_are_known(known_people, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = start('--data', known_people, '--batch-size', 8, '--evaluate-every', 5)
+    assert run.settings['hold_out'] == 'people'
+    assert len(run.dataset.held_out) == 4
+    assert {index // 2 for index in run.dataset.held_out}.isdisjoint(index // 2 for index in run.dataset.training)
+
+
+def test_people_that_are_not_known_are_not_held_out(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match='identity_CelebA.txt is missing, so people cannot be held out'):
+        start('--data', pictures, '--batch-size', 8, '--hold-out', 'people')
+    with pytest.raises(cli.UserError, match='nobody is on the demo faces'):
+        find_settings(parse_arguments(['--data', 'demo', '--hold-out', 'people']), several=False)
 
 
 def test_data_are_prepared_in_silence(pictures, tmp_path, capsys):
@@ -215,8 +248,8 @@ def test_a_run_goes_on_with_the_same_faces_in_another_place(copy, pictures, tmp_
 
 def test_too_few_images_for_a_batch_are_an_error(pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(cli.UserError, match='40 images do not fill a batch of 41: lower --batch-size'):
-        start('--data', pictures, '--batch-size', 41)
+    with pytest.raises(cli.UserError, match='44 images do not fill a batch of 45: lower --batch-size'):
+        start('--data', pictures, '--batch-size', 45)
     assert not (tmp_path / 'runs').exists()
 
 
