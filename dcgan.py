@@ -7,7 +7,7 @@ by `graph/layers.py`. Variables live under `generator/` and `discriminator/`.
 from typing import Any, NamedTuple
 
 from graph.augment import augment, flip
-from graph.layers import network
+from graph.layers import iterate_powers, network, spectrally_normalized
 from graph.random import random_uniform
 from graph.replica import current_replica
 from graph.session import tf
@@ -41,8 +41,12 @@ def generator(system: System, z, training=True, reuse=False, ema=None, statistic
 
 def discriminator(system: System, images, reuse=False):
     """Logits (N, 1) for `images` (N, H, W, 3) in -1..1; their sigmoid is D(x), the probability of being real."""
-    with tf.variable_scope('discriminator', reuse=reuse):
-        return network(system, system.discriminator, images, training=True)
+    getter = spectrally_normalized if system.spectral_norm else None
+    layers = system.discriminator
+    if not system.discriminator_batch_norm:
+        layers = tuple(layer._replace(batch_norm=False) for layer in layers)
+    with tf.variable_scope('discriminator', reuse=reuse, custom_getter=getter):
+        return network(system, layers, images, training=True)
 
 
 class Losses(NamedTuple):
@@ -52,31 +56,79 @@ class Losses(NamedTuple):
     g_loss: Any  # a scalar
     d_real: Any  # D(x), the probability of being real given to each real image, (N, 1)
     d_fake: Any  # D(G(z)), the same for generated images
-    fake: Any  # the generated images, (N, H, W, 3) in -1..1
+    d_penalty: Any  # a scalar, which the discriminator minimises beside its loss
+    real: Any  # the real images as the discriminator saw them, (N, H, W, 3) in -1..1
+    fake: Any  # the generated images, not augmented
 
 
 def model_loss(system: System, input_real, input_z) -> Losses:
-    """Build both networks, and the losses of Goodfellow et al. (2014) with the non-saturating one of the generator.
-
-    The discriminator's label is `system.real_label` for real images (0.9 with label smoothing) and
-    `system.fake_label` for generated ones; the generator's label for its images is `system.wanted_label`.
-    """
+    """Build both networks and their losses."""
     fake = generator(system, input_z)
     real = input_real * 2  # from the data's range to the generator's
     if system.flip:
         real = flip(real, system.flip)
-    real_logits = discriminator(system, augment(system, real))
+    real = augment(system, real)
+    real_logits = discriminator(system, real)
     fake_logits = discriminator(system, augment(system, fake), reuse=True)
-    d_loss_real = cross_entropy(real_logits, system.real_label, system.label_noise)
-    d_loss_fake = cross_entropy(fake_logits, system.fake_label, system.label_noise)
-    real_is_1 = system.real_label > system.fake_label  # or else the logits are those of being generated
+    d_real, d_fake = probabilities(system, real_logits, fake_logits)
     return Losses(
-        d_loss=d_loss_real + d_loss_fake,
-        g_loss=cross_entropy(fake_logits, system.wanted_label),
-        d_real=tf.sigmoid(real_logits if real_is_1 else -real_logits),
-        d_fake=tf.sigmoid(fake_logits if real_is_1 else -fake_logits),
+        d_loss=discriminator_loss(system, real_logits, fake_logits),
+        g_loss=generator_loss(system, real_logits, fake_logits),
+        d_real=d_real,
+        d_fake=d_fake,
+        d_penalty=gradient_penalty(system, real) if system.r1 else tf.constant(0.0),
+        real=real,
         fake=fake,
     )
+
+
+def discriminator_loss(system: System, real_logits, fake_logits):
+    """What the discriminator minimises, for its logits (N, 1) of real and of generated images.
+
+    standard: the cross-entropy of Goodfellow et al. (2014) against `system.real_label` (0.9 with label smoothing) and
+    `system.fake_label`. hinge: Lim and Ye (2017, arXiv:1705.02894). relativistic: each real image is to seem more real
+    than one generated image (Jolicoeur-Martineau, 2018, arXiv:1807.00734).
+    """
+    if system.objective == 'hinge':
+        return tf.reduce_mean(tf.nn.relu(1 - real_logits)) + tf.reduce_mean(tf.nn.relu(1 + fake_logits))
+    if system.objective == 'relativistic':
+        return cross_entropy(real_logits - fake_logits, 1.0)
+    loss_real = cross_entropy(real_logits, system.real_label, system.label_noise)
+    return loss_real + cross_entropy(fake_logits, system.fake_label, system.label_noise)
+
+
+def generator_loss(system: System, real_logits, fake_logits):
+    """What the generator minimises; standard: the non-saturating cross-entropy against `system.wanted_label`."""
+    if system.objective == 'hinge':
+        return -tf.reduce_mean(fake_logits)
+    if system.objective == 'relativistic':
+        return cross_entropy(fake_logits - real_logits, 1.0)
+    return cross_entropy(fake_logits, system.wanted_label)
+
+
+def probabilities(system: System, real_logits, fake_logits) -> tuple:
+    """D(x) and D(G(z)), each (N, 1): of being real, or for a relativistic objective of being the real one of a pair."""
+    if system.objective == 'relativistic':
+        return tf.sigmoid(real_logits - fake_logits), tf.sigmoid(fake_logits - real_logits)
+    real_is_1 = system.objective != 'standard' or system.real_label > system.fake_label
+    sign = 1 if real_is_1 else -1  # or else the logits are those of being generated
+    return tf.sigmoid(sign * real_logits), tf.sigmoid(sign * fake_logits)
+
+
+def gradient_penalty(system: System, real):
+    """R1: the squared gradient of the logits at `real` images, halved, times `system.r1` (Mescheder et al., 2018).
+
+    It is taken every `r1_every` steps only, and is as many times as large, which costs little and does as much (Karras
+    et al., 2020, arXiv:1912.04958).
+    """
+
+    def penalty():
+        images = tf.identity(real)
+        (gradient,) = tf.gradients(discriminator(system, images, reuse=True), images)
+        return system.r1 / 2 * system.r1_every * tf.reduce_mean(tf.reduce_sum(gradient**2, axis=[1, 2, 3]))
+
+    due = tf.equal(tf.train.get_or_create_global_step() % system.r1_every, 0)
+    return tf.cond(due, penalty, lambda: tf.constant(0.0))
 
 
 def cross_entropy(logits, label, noise=0.0):
@@ -101,12 +153,17 @@ def model_opt(system: System, losses: Losses, learning_rate, ema=None):
     global_step = tf.train.get_or_create_global_step()
     with tf.variable_scope('d_optimizer'):
         d_learning_rate = learning_rate * system.learning_rate_ratio
-        d_train_opt = minimize(system, losses.d_loss, d_learning_rate, tf.trainable_variables('discriminator/'))
+        variables = tf.trainable_variables('discriminator/')
+        d_train_opt = minimize(system, losses.d_loss + losses.d_penalty, d_learning_rate, variables)
+    with tf.control_dependencies([d_train_opt]):
+        d_train_opt = tf.group(d_train_opt, iterate_powers())
     g_loss = losses.g_loss
     if system.update_order == 'alternating':
         with tf.control_dependencies([d_train_opt]):
-            logits = discriminator(system, augment(system, losses.fake), reuse=True)
-            g_loss = cross_entropy(logits, system.wanted_label)
+            fake_logits = discriminator(system, augment(system, losses.fake), reuse=True)
+            compared = system.objective == 'relativistic'
+            real_logits = discriminator(system, losses.real, reuse=True) if compared else None
+            g_loss = generator_loss(system, real_logits, fake_logits)
     with tf.variable_scope('g_optimizer'):
         g_train_opt = minimize(system, g_loss, learning_rate, tf.trainable_variables('generator/'))
     with tf.control_dependencies([d_train_opt, g_train_opt]):

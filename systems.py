@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 # Discriminator first and then the generator against it, or both gradients at the same point.
 UPDATE_ORDERS = ('alternating', 'simultaneous')
+OBJECTIVES = ('standard', 'hinge', 'relativistic')
 OPTIMIZERS = ('adam', 'rmsprop')
 AUGMENTS = ('none', 'translation', 'color-translation', 'color-translation-cutout')
 LATENTS = ('uniform', 'normal')  # U(-1, 1), N(0, 1)
@@ -43,10 +44,15 @@ class System(NamedTuple):
     leaky_slope: float = 0.2
     dropout: float = 0.0  # rate, in the layers with dropout
     weight_stddev: float = 0.02  # initial weights are N(0, weight_stddev); 0: Glorot uniform
+    objective: str = 'standard'  # one of OBJECTIVES; only the standard one has labels
     real_label: float = 1.0  # the discriminator's label for real images,
     fake_label: float = 0.0  # and for generated ones;
     wanted_label: float = 1.0  # the generator's label for its images
     label_noise: float = 0.0  # the discriminator's labels move towards each other by a random amount up to this
+    discriminator_batch_norm: bool = True  # False: none, also in the layers that have it
+    spectral_norm: bool = False  # of the discriminator's kernels (Miyato et al., 2018, arXiv:1802.05957)
+    r1: float = 0.0  # weight of the penalty on the discriminator's gradient at real images; 0: none
+    r1_every: int = 16  # steps between penalties, each as many times as large
     flip: float = 0.0  # probability of mirroring a real image
     augment: str = 'none'  # differentiable augmentation of what the discriminator sees, one of AUGMENTS
     instance_noise: float = 0.0  # standard deviation of noise on what the discriminator sees, -1..1

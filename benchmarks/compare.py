@@ -26,11 +26,12 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import evaluate  # noqa: E402
-import helper  # noqa: E402
+from rundir.directory import read_run  # noqa: E402
 from sampling import metrics  # noqa: E402
 from sampling.generator import draw_faces  # noqa: E402
+from training.run import choose_hold_out, load_dataset  # noqa: E402
 
-BASE = '--precision bf16'
+BASE = '--precision auto'
 VARIANTS = (
     '--precision fp32',
     '--ema 0',
@@ -88,6 +89,7 @@ def train(args, folder: Path):
                 variant, seed = waiting.pop(0)
                 where = run_dir(args, folder, variant, seed)
                 command = [sys.executable, ROOT / 'train.py', '--data', args.data, '--data-dir', folder / 'data']
+                command += ['--hold-out', choose_hold_out({'data': args.data})]
                 command += [*shlex.split(args.base), *shlex.split(variant), '--seed', str(seed), '--epochs', '1000000']
                 command += ['--run-dir', where]
                 shutil.rmtree(where, ignore_errors=True)  # it is not complete
@@ -100,14 +102,16 @@ def train(args, folder: Path):
 
 def report(args, folder: Path):
     """Print a table of the distances of the faces that each variant draws, seed by seed."""
-    faces = helper.load_faces(args.data, 28, folder / 'data' / 'prepared')
-    dataset = helper.Dataset(faces)
+    dataset = load_dataset(read_run(run_dir(args, folder, '', args.seeds[0]))['settings'])
+    faces = dataset.faces
     unseen = faces[metrics.subset(dataset.held_out, evaluate.MAX_FACES)]
 
     def cells(images):
         return [*metrics.swd(images, unseen).values(), metrics.mean_ms_ssim(images)]
 
-    print('| | steps | SWD x1000, 28x28 | SWD x1000, 14x14 | their mean | MS-SSIM |\n|' + ' --- |' * 6)
+    levels = [f'SWD x1000, {level}x{level}' for level in metrics.swd(unseen[:1], unseen[:1])]
+    columns = ['', 'steps', *levels, 'their mean', 'MS-SSIM']
+    print('|'.join(['', *columns, '']) + '\n|' + ' --- |' * len(columns))
     rows = [('real faces', [(0, *cells(faces[metrics.subset(dataset.training, len(unseen))]))])]
     for variant in ['', *args.variants]:
         seeds = []
@@ -117,10 +121,9 @@ def report(args, folder: Path):
             seeds.append((steps, *cells(np.concatenate(list(draw_faces(where, len(unseen), seed=0))))))
         rows.append((f'`{variant}`' if variant else f'base, `{args.base}`', seeds))
     for name, seeds in rows:
-        counts, fine, coarse, alike = zip(*seeds, strict=True)
-        means = np.mean([fine, coarse], axis=0)
+        counts, *distances, alike = zip(*seeds, strict=True)
         columns = [(f'{value:,}' for value in counts)]
-        columns += [(f'{value:.1f}' for value in values) for values in (fine, coarse, means)]
+        columns += [(f'{value:.1f}' for value in values) for values in (*distances, np.mean(distances, axis=0))]
         columns += [(f'{value:.3f}' for value in alike)]
         print(f'| {name} | ' + ' | '.join(', '.join(column) for column in columns) + ' |', flush=True)
 

@@ -23,6 +23,29 @@ def weights(shape, stddev, dtype):
     return tf.cast(tf.get_variable('kernel', shape, initializer=initializer), dtype)
 
 
+def spectrally_normalized(getter, name, *args, **kwargs):
+    """A custom getter of variable scopes that gives kernels divided by their largest singular value.
+
+    So each layer amplifies nothing by more than 1 (Miyato et al., 2018, arXiv:1802.05957). The singular vector is
+    found by power iteration, one iteration a step, from the vector in the variable `kernel/u`; see `iterate_powers`.
+    """
+    kernels = getter(name, *args, **kwargs)
+    if not name.endswith('/kernel'):
+        return kernels
+    matrix = tf.reshape(kernels, [-1, kernels.shape[-1]])
+    u = getter(f'{name}/u', [matrix.shape[1]], initializer=tf.random_normal_initializer(), trainable=False)
+    v = tf.stop_gradient(tf.math.l2_normalize(tf.linalg.matvec(matrix, u)))
+    new_u = tf.stop_gradient(tf.math.l2_normalize(tf.linalg.matvec(matrix, v, transpose_a=True)))
+    if not tf.get_variable_scope().reuse:
+        tf.add_to_collection('power iterations', (u, new_u))
+    return kernels / tf.tensordot(v, tf.linalg.matvec(matrix, new_u), 1)
+
+
+def iterate_powers():
+    """An operation that keeps the results of this step's power iterations for the next step."""
+    return tf.group([u.assign(new_u) for u, new_u in tf.get_collection('power iterations')])
+
+
 def dense(x, shape, stddev, scope='dense'):
     """Fully connected layer without bias, (N, ...) to (N, *shape)."""
     with tf.variable_scope(scope):

@@ -3,13 +3,13 @@
 import itertools
 import math
 import textwrap
-from argparse import Namespace
+from argparse import BooleanOptionalAction, Namespace
 from pathlib import Path
 
 from common import cli
 from dataset.split import HOLD_OUTS
 from graph.session import has_fast_bfloat16
-from systems import AUGMENTS, LATENTS, OPTIMIZERS, PRECISIONS, SYSTEMS, UPDATE_ORDERS, Layer, System
+from systems import AUGMENTS, LATENTS, OBJECTIVES, OPTIMIZERS, PRECISIONS, SYSTEMS, UPDATE_ORDERS, Layer, System
 
 NEWEST = math.inf  # in place of a step: the newest checkpoint
 # The values of a system that flags override: what each may be, and its help. Only what follows from the networks
@@ -22,10 +22,15 @@ OVERRIDES = {
     'optimizer': (OPTIMIZERS, 'of both networks'),
     'beta1': (cli.number(float, 0, 0.9999), "Adam's decay of the mean gradient"),
     'clip_value': (cli.number(float, 0, 1e9), 'clip gradients to -v..v; 0: no clipping'),
+    'objective': (OBJECTIVES, 'what the networks minimise'),
     'real_label': (cli.number(float, 0, 1), "the discriminator's label for real images; 0.9 is label smoothing"),
     'fake_label': (cli.number(float, 0, 1), "the discriminator's label for generated images"),
     'wanted_label': (cli.number(float, 0, 1), "the generator's label for its own images"),
     'label_noise': (cli.number(float, 0, 1), "move the discriminator's labels towards each other by up to this"),
+    'discriminator_batch_norm': (bool, 'batch normalisation in the layers of the discriminator that have it'),
+    'spectral_norm': (bool, "spectral normalisation of the discriminator's kernels"),
+    'r1': (cli.number(float, 0, 1e6), "weight of the penalty on the discriminator's gradient at real images"),
+    'r1_every': (cli.number(int, 1, 10_000), 'steps between such penalties, each as many times as large'),
     'flip': (cli.number(float, 0, 1), 'probability of mirroring a real image'),
     'augment': (AUGMENTS, 'differentiable augmentation of what the discriminator sees'),
     'instance_noise': (cli.number(float, 0, 10), 'standard deviation of noise on what the discriminator sees, -1..1'),
@@ -68,6 +73,11 @@ DEFAULTS = {
 # Settings that older runs lack, with the value that means "as it was then".
 ADDED = {
     'learning_rate_ratio': 1.0,
+    'objective': 'standard',
+    'discriminator_batch_norm': True,
+    'spectral_norm': False,
+    'r1': 0.0,
+    'r1_every': 16,
     'flip': 0.0,
     'augment': 'none',
     'instance_noise': 0.0,
@@ -96,7 +106,10 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
     add('--epochs', type=epochs, help='train for this many passes over the data')
     add('--steps', type=steps, help='train for this many steps in all')
     for name, (kind, what) in OVERRIDES.items():
-        add(flag(name), help=what, **({'choices': kind} if isinstance(kind, tuple) else {'type': kind}))
+        if kind is bool:
+            add(flag(name), action=BooleanOptionalAction, help=what)
+        else:
+            add(flag(name), help=what, **({'choices': kind} if isinstance(kind, tuple) else {'type': kind}))
     add('--xla', action='store_true', default=None, help='compile the training step with XLA')
     add('--seed', type=cli.number(int, 0, 2**31 - 1), help='of initial weights, order and latents (0)')
     add('--run-dir', type=cli.path, help='directory of the run (runs/SYSTEM-DATE-TIME)')
@@ -152,7 +165,26 @@ def choose_settings(args: Namespace, saved: dict | None = None) -> dict:
     if settings['data'] not in ('celeba', 'demo'):
         settings['data'] = str(Path(settings['data']).absolute())
     settings['data_dir'] = str(Path(settings['data_dir']).absolute())
+    if settings['r1'] and settings['discriminator_batch_norm']:  # the gradient at an image would depend on the others
+        raise cli.UserError('--r1 needs a discriminator without batch normalisation: --no-discriminator-batch-norm')
+    if settings['objective'] != 'standard':
+        for name in ('real_label', 'fake_label', 'wanted_label', 'label_noise'):
+            if name in given:
+                raise cli.UserError(
+                    f'{flag(name)} has no effect with --objective {settings["objective"]}: leave it out'
+                )
     return settings
+
+
+def flags_of(settings: dict) -> list[str]:
+    """Flags that give these settings, where they can be given."""
+    flags = []
+    for name, value in settings.items():
+        if value is True or (value is False and name in OVERRIDES):
+            flags.append(flag(name) if value else flag(f'no_{name}'))
+        elif value not in (None, False):
+            flags.append(f'{flag(name)}={value}')
+    return flags
 
 
 def check_settings(saved: dict) -> None:
@@ -161,10 +193,8 @@ def check_settings(saved: dict) -> None:
     odd = {'unknown': set(saved) - known, 'missing': known - set(saved) - set(ADDED)}
     if wrong := '; '.join(f'{what}: {", ".join(sorted(names))}' for what, names in odd.items() if names):
         raise cli.UserError(f'the settings in run.json are damaged, or of a newer version; {wrong}')
-    given = {name: value for name, value in saved.items() if value is not None and value is not False}
-    flags = [flag(name) + ('' if value is True else f'={value}') for name, value in given.items()]
     try:
-        settings = choose_settings(parse_arguments(flags))
+        settings = choose_settings(parse_arguments(flags_of(saved)))
         settings |= {name: saved[name] for name in ('data', 'data_dir') if isinstance(saved[name], str)}
         wrong = ', '.join(flag(name) for name in saved if settings[name] != saved[name])
     except cli.UserError as error:
