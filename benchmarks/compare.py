@@ -110,8 +110,8 @@ def report(args, folder: Path):
         return [*metrics.swd(images, unseen).values(), metrics.mean_ms_ssim(images)]
 
     levels = [f'SWD x1000, {level}x{level}' for level in metrics.swd(unseen[:1], unseen[:1])]
-    columns = ['', 'steps', *levels, 'their mean', 'MS-SSIM']
-    print('|'.join(['', *columns, '']) + '\n|' + ' --- |' * len(columns))
+    head = ['', 'steps', *levels, 'their mean', 'MS-SSIM']
+    print('|'.join(['', *head, '']) + '\n|' + ' --- |' * len(head))
     rows = [('real faces', [(0, *cells(faces[metrics.subset(dataset.training, len(unseen))]))])]
     for variant in ['', *args.variants]:
         seeds = []

@@ -169,7 +169,7 @@ def choose_settings(args: Namespace, saved: dict | None = None) -> dict:
         raise cli.UserError('--r1 needs a discriminator without batch normalisation: --no-discriminator-batch-norm')
     if settings['objective'] != 'standard':
         for name in ('real_label', 'fake_label', 'wanted_label', 'label_noise'):
-            if name in given:
+            if settings[name] != getattr(SYSTEMS[settings['system']], name):
                 raise cli.UserError(
                     f'{flag(name)} has no effect with --objective {settings["objective"]}: leave it out'
                 )
@@ -182,7 +182,7 @@ def flags_of(settings: dict) -> list[str]:
     for name, value in settings.items():
         if value is True or (value is False and name in OVERRIDES):
             flags.append(flag(name) if value else flag(f'no_{name}'))
-        elif value not in (None, False):
+        elif value is not None and value is not False:
             flags.append(f'{flag(name)}={value}')
     return flags
 

@@ -61,6 +61,9 @@ def model_inputs():
     return dcgan.model_inputs(28, 28, 3, SMALL.latent_size)
 
 
+LOSSES = dcgan.discriminator_loss, dcgan.generator_loss
+
+
 def batch(rng, inputs, learning_rate=LEARNING_RATE):
     """What feeds placeholders with a batch of 8."""
     return dict(zip(inputs, (rng.uniform(-0.5, 0.5, (8, 28, 28, 3)), normal(rng, 8, 6), learning_rate), strict=True))
@@ -125,6 +128,32 @@ def test_only_layers_that_have_dropout_use_it_and_only_in_training(session, rng)
     assert np.abs(training[0] - training[1]).max() > 0.01
 
 
+def test_a_discriminator_without_batch_norm_has_a_bias_in_each_layer():
+    dcgan.discriminator(SMALL._replace(discriminator_batch_norm=False), tf.zeros([8, 28, 28, 3]))
+    names = {variable.op.name for variable in tf.global_variables()}
+    assert {f'discriminator/layer{number}/bias' for number in (1, 2, 3)} < names
+    assert not any('batch_norm' in name for name in names)
+
+
+def test_spectral_normalisation_divides_each_kernel_by_its_largest_singular_value(session, rng):
+    system = SMALL._replace(spectral_norm=True, weight_stddev=1.0, discriminator_batch_norm=False)
+    _, train_opt, feed = build(rng, system)
+    variables = by_name(tf.trainable_variables('discriminator/'))
+    with tf.variable_scope('discriminator', reuse=True, custom_getter=graph.layers.spectrally_normalized):
+        kernels = {name: tf.get_variable(name.removeprefix('discriminator/')) for name in variables if 'kernel' in name}
+    initialize(session)
+    first = session.run(kernels)
+    for _ in range(100):  # without learning, only the power iterations go on
+        session.run(train_opt, feed | {next(reversed(feed)): 0})
+    normalized, values = session.run([kernels, variables])
+    assert len(kernels) == 3
+    for name, kernel in normalized.items():
+        matrix = values[name].reshape(-1, values[name].shape[-1])
+        expected = values[name] / np.linalg.svd(matrix, compute_uv=False)[0]
+        np.testing.assert_allclose(kernel, expected, rtol=1e-3, atol=1e-6, err_msg=name)
+    assert any(np.abs(first[name] - normalized[name]).max() > 1e-3 for name in normalized)  # it took some steps
+
+
 # --- losses
 
 
@@ -140,7 +169,7 @@ def test_losses_are_cross_entropies_of_the_labels(session, rng, labels):
     losses = dcgan.model_loss(system, real, z)
     logits = dcgan.discriminator(SMALL, real * 2, reuse=True), dcgan.discriminator(SMALL, losses.fake, reuse=True)
     initialize(session)
-    (d_loss, g_loss, d_real, d_fake, _), logits = session.run([losses, logits], batch(rng, inputs))
+    (d_loss, g_loss, d_real, d_fake, *_), logits = session.run([losses, logits], batch(rng, inputs))
     of_real, of_fake = (1 / (1 + np.exp(-each.astype(np.float64))) for each in logits)
 
     def cross_entropy(p, label):
@@ -153,6 +182,72 @@ def test_losses_are_cross_entropies_of_the_labels(session, rng, labels):
     assert d_real.shape == d_fake.shape == (8, 1)
     np.testing.assert_allclose(d_real, of_real, rtol=1e-4)
     np.testing.assert_allclose(d_fake, of_fake, rtol=1e-4)
+
+
+def test_the_hinge_objective_is_that_of_its_paper(session, rng):
+    real, fake = normal(rng, 8, 1) * 2, normal(rng, 8, 1) * 2
+    system = SMALL._replace(objective='hinge')
+    losses = [loss(system, tf.constant(real), tf.constant(fake)) for loss in LOSSES]
+    d_loss, g_loss = session.run(losses)
+    np.testing.assert_allclose(d_loss, np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean(), rtol=1e-5)
+    np.testing.assert_allclose(g_loss, -fake.mean(), rtol=1e-5)
+
+
+def test_the_relativistic_objective_compares_each_real_image_with_a_generated_one(session, rng):
+    real, fake = normal(rng, 8, 1) * 2, normal(rng, 8, 1) * 2
+    system = SMALL._replace(objective='relativistic')
+    tensors = [function(system, tf.constant(real), tf.constant(fake)) for function in (*LOSSES, dcgan.probabilities)]
+    d_loss, g_loss, (d_real, d_fake) = session.run(tensors)
+    more_real = 1 / (1 + np.exp(fake - real))  # the probability
+    np.testing.assert_allclose(d_loss, -np.log(more_real).mean(), rtol=1e-5)
+    np.testing.assert_allclose(g_loss, -np.log(1 - more_real).mean(), rtol=1e-5)
+    np.testing.assert_allclose([d_real, d_fake], [more_real, 1 - more_real], rtol=1e-4)
+
+
+@pytest.mark.parametrize('step, factor', [(0, 3), (1, 0), (2, 0), (3, 3)])
+def test_r1_is_the_squared_gradient_at_real_images_every_few_steps(session, rng, step, factor):
+    # A linear discriminator: its gradient is its kernel, whatever the image.
+    linear = SMALL._replace(discriminator=SMALL.discriminator[-1:], r1=0.5, r1_every=3)
+    real = tf.constant(normal(rng, 8, 4, 4, 3))
+    dcgan.discriminator(linear, real)
+    penalty = dcgan.gradient_penalty(linear, real)
+    initialize(session)
+    tf.train.get_or_create_global_step().load(step, session)
+    (kernel,) = session.run(tf.trainable_variables('.*kernel'))
+    np.testing.assert_allclose(session.run(penalty), factor * 0.5 / 2 * np.square(kernel).sum(), rtol=1e-5)
+
+
+def test_the_gradient_of_r1_is_that_of_finite_differences(session, rng):
+    system = SMALL._replace(discriminator_batch_norm=False, r1=2.0, r1_every=1, **STRAIGHT)
+    real = tf.constant(normal(rng, 4, 28, 28, 3))
+    dcgan.discriminator(system, real)
+    penalty = dcgan.gradient_penalty(system, real)
+    kernels = tf.trainable_variables('.*kernel')
+    gradients = tf.gradients(penalty, kernels)
+    initialize(session)
+    for kernel, gradient in zip(kernels, session.run(gradients), strict=True):
+        value = session.run(kernel)
+        direction = gradient / np.linalg.norm(gradient)
+        ends = []
+        for sign in (1, -1):
+            kernel.load(value + sign * 1e-2 * direction, session)
+            ends.append(session.run(penalty))
+        kernel.load(value, session)
+        np.testing.assert_allclose(np.subtract(*ends) / 2e-2, np.linalg.norm(gradient), rtol=0.02)
+
+
+def test_the_discriminator_minimises_the_penalty_and_reports_its_loss_without_it(session, rng):
+    without = SMALL._replace(discriminator_batch_norm=False)
+    losses, train_opt, feed = build(rng, without._replace(r1=1e4, r1_every=1))
+    with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+        plain = dcgan.model_loss(without, *model_inputs()[:2])
+    initialize(session)
+    np.testing.assert_allclose(session.run(losses.d_loss, feed), session.run(losses.d_loss, feed), rtol=1e-6)
+    first = session.run(losses.d_penalty, feed)
+    for _ in range(20):
+        session.run(train_opt, feed)
+    assert session.run(losses.d_penalty, feed) < 0.1 * first
+    assert plain.d_penalty.op.type == 'Const'
 
 
 def test_scores_are_probabilities_of_being_real_even_if_the_real_label_is_0(session, rng):
@@ -412,6 +507,8 @@ def test_gradients_in_bfloat16_are_those_in_float32_but_for_rounding():
         '--system sharma',
         '--system kdnuggets',
         '--flip 0.5 --augment color-translation-cutout --instance-noise 0.1',
+        '--objective hinge --spectral-norm',
+        '--objective relativistic --r1 1 --no-discriminator-batch-norm',
     ],
 )
 def test_no_operation_of_a_step_needs_the_cpu(flags):
@@ -439,7 +536,7 @@ def test_no_operation_of_a_step_needs_the_cpu(flags):
     assert len(operations) > 300
     types = {operation.type for operation in operations}
     assert ('StatelessRandomUniformV2' in types) == bool(system.dropout or system.label_noise or system.flip)
-    assert ('ClipByValue' in types or {'Minimum', 'Maximum'} <= types) == bool(system.clip_value)
+    assert {'Minimum', 'Maximum'} <= types or not system.clip_value
     assert {operation.type for operation in operations if not runs_on_gpu(operation)} == set()
 
 

@@ -15,6 +15,7 @@ from rundir.settings import (
     check_settings,
     choose_settings,
     flag,
+    flags_of,
     parse_arguments,
     system_of,
 )
@@ -27,14 +28,12 @@ OTHER = {
     'reduce_precision': 'bf16', 'batch_size': 2, 'learning_rate': 0.5, 'learning_rate_ratio': 2.0,
     'learning_rate_decay': 0.1, 'optimizer': 'rmsprop', 'beta1': 0.0,
     'clip_value': 1.0, 'real_label': 0.7, 'fake_label': 0.1, 'wanted_label': 0.7, 'label_noise': 0.1, 'flip': 0.5,
+    'objective': 'hinge', 'discriminator_batch_norm': False, 'spectral_norm': True, 'r1': 0.5, 'r1_every': 8,
     'augment': 'translation', 'instance_noise': 0.1, 'update_order': 'simultaneous', 'latent_size': 7,
     'latent': 'normal', 'leaky_slope': 0.3, 'dropout': 0.3, 'weight_stddev': 0.0, 'ema': 0.5, 'precision': 'bf16',
     'crop': 99, 'samples': 9,
 }  # fmt: skip
-
-
-def flags_of(settings) -> list[str]:
-    return [flag(name) if value is True else f'{flag(name)}={value}' for name, value in settings.items()]
+NEEDED = {'r1': ['--no-discriminator-batch-norm']}  # flags without which another is refused
 
 
 # --- flags and what they add up to
@@ -57,7 +56,7 @@ def test_only_what_follows_from_the_networks_cannot_be_overridden():
 
 @pytest.mark.parametrize('name', OVERRIDES)
 def test_a_flag_overrides_the_value_of_the_system(name):
-    settings, system = chosen(' '.join(flags_of({name: OTHER[name]})))
+    settings, system = chosen(' '.join(flags_of({name: OTHER[name]}) + NEEDED.get(name, [])))
     assert settings[name] == getattr(system, name) == OTHER[name] != getattr(SYSTEMS['oreilly'], name)
 
 
@@ -112,6 +111,25 @@ def test_resume_means_the_newest_checkpoint_or_one_of_a_step():
     assert parse_arguments(['--run-dir', 'x', '--resume', '12']).resume == 12
 
 
+@pytest.mark.parametrize('flags', ['', '--spectral-norm --no-discriminator-batch-norm --r1 2 --xla'])
+def test_settings_are_those_of_their_flags(flags):
+    settings, _ = chosen(flags)
+    assert choose_settings(parse_arguments(flags_of(settings))) == settings
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        ('--r1 1', '--r1 needs a discriminator without batch normalisation: --no-discriminator-batch-norm'),
+        ('--objective hinge --real-label 0.8', '--real-label has no effect with --objective hinge'),
+        ('--objective relativistic --label-noise 0.1', '--label-noise has no effect'),
+    ],
+)
+def test_settings_that_contradict_each_other_are_an_error(flags, message):
+    with pytest.raises(cli.UserError, match=message):
+        chosen(flags)
+
+
 # --- a run that goes on
 
 
@@ -122,7 +140,8 @@ def test_what_a_run_is_made_of_is_fixed():
         given = parse_arguments(flags_of({name: value}))
         with pytest.raises(cli.UserError, match=f'^{flag(name)} is {saved[name]} in this run'):
             choose_settings(given, saved)
-        assert choose_settings(parse_arguments(flags_of({name: value})), saved | {name: value})[name] == value
+        without = {'discriminator_batch_norm': False} if name == 'r1' else {}
+        assert choose_settings(given, saved | {name: value} | without)[name] == value
 
 
 def test_the_rest_of_a_run_may_change():
