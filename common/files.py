@@ -45,14 +45,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def lock(file: IO | int) -> None:
-    """Lock an open file until it is closed or its process ends. Raises BlockingIOError if another process has it.
+def lock(file: IO | int, wait: bool = False) -> None:
+    """Lock an open file until it is closed or its process ends.
 
-    Does nothing on systems and file systems without locks.
+    If another process has it, raises BlockingIOError, or waits. Does nothing on systems and file systems without locks.
     """
     if fcntl:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise
         except OSError:

@@ -1,12 +1,17 @@
 """Downloads that resume, retry, and never take an error page for the file."""
 
+import contextlib
 import hashlib
+import os
+import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from common.cli import progress
-from common.files import naming
+from common.files import fcntl, lock, naming
 from common.lazy import LazyModule
 from dataset import DataError
 
@@ -21,23 +26,63 @@ def download(path: Path, urls, size: int, md5: str) -> Path:
     """Download the zip archive `path` from the first of `urls` that serves it, unless it exists. Returns `path`.
 
     An interrupted download leaves a `.part` file, which the next one completes. The archive gets its name once its size
-    in bytes and its MD5 are right. Raises DataError if no URL serves it, or if `path` has another size.
+    in bytes and its MD5 are right. Where several processes want it, one downloads it and the others wait.
+    Raises DataError if no URL serves it, or if `path` has another size.
     """
-    if path.exists():
-        if path.stat().st_size == size:
-            return path
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f'{path.name}.part')
+        with locked(part):
+            if not path.exists():  # another process may have downloaded it meanwhile
+                download_now(path, part, urls, size, md5)
+    if (found := path.stat().st_size) != size:
         raise DataError(
-            f'{path} has {path.stat().st_size} bytes, but the official archive has {size}: '
-            f'remove it to download it again, or use it as it is with --data {path}'
+            f'{path} has {found} bytes, but the official archive has {size}: '
+            f'remove it to download it again, or use it as it is with --data {shlex.quote(str(path))}'
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.part')
+    return path
+
+
+@contextlib.contextmanager
+def locked(part: Path) -> Iterator[None]:
+    """Keep other processes from the file `part` meanwhile. Leaves no empty one behind."""
+    # Without locks, on Windows, a file that is open cannot be renamed either.
+    with open_locked(part) if fcntl else contextlib.nullcontext():
+        try:
+            yield
+        finally:
+            if not size_of(part):
+                part.unlink(missing_ok=True)
+
+
+def open_locked(part: Path) -> IO:
+    """Open and lock the file `part`; waits for another process that has it. Closing the file unlocks it."""
+    while True:
+        file = open(part, 'ab')  # noqa: SIM115
+        try:
+            lock(file)
+        except BlockingIOError:
+            print(f'Waiting: another process downloads {part}', file=sys.stderr)
+            lock(file, wait=True)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                return file
+        file.close()  # the other process has renamed or removed it: what has the name now is another file, or nothing
+
+
+def download_now(path: Path, part: Path, urls, size: int, md5: str) -> None:
+    """Complete `part` from the first of `urls` that serves it, and rename it to `path`. Raises DataError."""
     failures = []
     for url in urls:
         try:
             fetch(url, part, size, md5)
-            return part.replace(path)
-        except (DataError, requests.RequestException, ValueError) as error:  # ValueError: a malformed URL or header
+            part.replace(path)
+            return
+        # ValueError: a malformed URL or header. FileNotFoundError: on a file system without locks, another process has
+        # renamed the file.
+        except (DataError, FileNotFoundError, requests.RequestException, ValueError) as error:
+            if size_of(path) == size:
+                return
             failures.append(f'{url} ({reason(error)})')
     raise DataError(
         f'{path.name} could not be downloaded from {", ".join(failures)}. '
@@ -47,8 +92,8 @@ def download(path: Path, urls, size: int, md5: str) -> Path:
 
 def fetch(url: str, part: Path, size: int, md5: str) -> None:
     """Complete and verify the file `part`. Gives up after four attempts in a row that get no further than before."""
-    resumed = part.exists()
-    furthest, waits = size_of(part), iter(WAITS)
+    resumed = furthest = size_of(part)
+    waits = iter(WAITS)
     while size_of(part) < size:
         try:
             receive(url, part, size)
@@ -67,7 +112,7 @@ def fetch(url: str, part: Path, size: int, md5: str) -> None:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     if digest.hexdigest() != md5:
-        part.unlink()
+        part.write_bytes(b'')  # not removed: it is locked
         if not resumed:
             raise DataError(f'its MD5 is {digest.hexdigest()}, not {md5}')
         fetch(url, part, size, md5)  # the fault may lie in what was there before: start over
@@ -82,7 +127,7 @@ def receive(url: str, part: Path, size: int) -> None:
     headers = {'Accept-Encoding': 'identity'} | ({'Range': f'bytes={start}-'} if start else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == 416:  # the server has no such range: start over
-            part.unlink(missing_ok=True)
+            part.write_bytes(b'')
         response.raise_for_status()
         if not response.headers.get('Content-Range', '').startswith(f'bytes {start}-'):
             start = 0  # the server ignores ranges and sends the whole file
@@ -105,7 +150,10 @@ def receive(url: str, part: Path, size: int) -> None:
 
 def size_of(path: Path) -> int:
     """The size of a file in bytes, 0 if it does not exist."""
-    return path.stat().st_size if path.exists() else 0
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def reason(error: Exception) -> str:

@@ -1,15 +1,21 @@
 """Downloads from a local server that resumes, drops, stalls, refuses and lies."""
 
 import contextlib
+import errno
 import hashlib
 import http.server
 import random
+import signal
 import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import ROOT
 from dataset_helpers import file_names
 
+from common import files
 from dataset import DataError
 from dataset import download as module
 from dataset.download import download
@@ -165,6 +171,92 @@ def test_a_server_that_stalls_is_given_up_and_its_data_is_kept(tmp_path, server,
     server.answer = serve_ranges
     assert fetch(tmp_path, server.url).read_bytes() == ARCHIVE
     assert server.ranges[-1] == f'bytes={len(received)}-'
+
+
+# --- Several processes
+
+DOWNLOAD = """
+import pathlib, sys
+from common import cli
+from dataset.download import download
+folder, url, size, md5 = sys.argv[1:]
+cli.run(lambda: download(pathlib.Path(folder, 'celeba.zip'), [url], int(size), md5))
+"""
+
+
+def other_process(folder, server):
+    command = [sys.executable, '-c', DOWNLOAD, str(folder), server.url, str(SIZE), MD5]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def test_of_two_that_want_an_archive_one_downloads_it_and_the_other_waits(tmp_path, server, monkeypatch, capfd):
+    waiting = threading.Event()
+
+    def lock(file, wait=False):
+        if wait:
+            waiting.set()
+        files.lock(file, wait)
+
+    def answer_when_the_other_waits(handler, number):
+        waiting.wait(2)
+        handler.reply_from(handler.start())
+
+    monkeypatch.setattr(module, 'lock', lock)
+    server.answer = answer_when_the_other_waits
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: fetch(tmp_path, server.url), range(2)))
+    assert [path.read_bytes() == ARCHIVE for path in paths] == [True, True]
+    assert len(server.ranges) == 1 and file_names(tmp_path) == ['celeba.zip']
+    assert capfd.readouterr().err == f'Waiting: another process downloads {tmp_path / PART}\n'
+
+
+def test_one_that_waited_downloads_when_the_first_has_failed_or_is_killed(tmp_path, server):
+    half, over = threading.Event(), threading.Event()
+
+    def stop_halfway(handler, number):
+        if number > 1:
+            return serve_ranges(handler, number)
+        handler.reply_from(0, SIZE // 2)
+        half.set()
+        over.wait(20)
+
+    server.answer = stop_halfway
+    with other_process(tmp_path, server) as first:
+        assert half.wait(20)
+        with other_process(tmp_path, server) as second:
+            assert second.stderr.readline().startswith('Waiting')
+            first.kill()
+            assert second.wait(20) == 0
+    over.set()
+    assert (tmp_path / 'celeba.zip').read_bytes() == ARCHIVE and file_names(tmp_path) == ['celeba.zip']
+
+
+def test_one_that_waits_can_be_interrupted(tmp_path, server):
+    with open(tmp_path / PART, 'ab') as part:
+        files.lock(part)
+        with other_process(tmp_path, server) as waiting:
+            assert waiting.stderr.readline().startswith('Waiting')
+            waiting.send_signal(signal.SIGINT)
+            assert waiting.wait(20) == 130 and waiting.stderr.read() == ''
+
+
+@pytest.mark.parametrize('locks', ['none', 'refused'])
+def test_without_locks_an_archive_that_has_appeared_meanwhile_is_taken(tmp_path, server, monkeypatch, locks):
+    def other_is_faster(handler, number):
+        handler.reply_from(0, SIZE - 1)
+        (tmp_path / PART).write_bytes(ARCHIVE)
+        (tmp_path / PART).rename(tmp_path / 'celeba.zip')
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    if locks == 'none':
+        monkeypatch.setattr(module, 'fcntl', None)
+    else:
+        monkeypatch.setattr(files.fcntl, 'flock', refuse)
+    server.answer = other_is_faster
+    assert fetch(tmp_path, server.url).read_bytes() == ARCHIVE
+    assert file_names(tmp_path) == ['celeba.zip']
 
 
 # --- Servers that refuse
