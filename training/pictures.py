@@ -1,4 +1,4 @@
-"""The pictures of a run: the curves of its log, the GIF of its grids, faces in the terminal."""
+"""The pictures of a run: its curves, the GIF of its grids, faces in the terminal."""
 
 import gc
 import os
@@ -16,25 +16,46 @@ from sampling.pictures import evenly_spaced, gif_bounds, save_gif
 
 figure = LazyModule('matplotlib.figure')
 
-MAX_POINTS = 200  # of a curve, each a mean over some steps
+MAX_POINTS = 200  # of a curve; up to twice as many before they are thinned out
 FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 150, 3000
 PREVIEW_SIDE = 20  # of a face in the terminal, pixels
 CUBE = np.array([0, 95, 135, 175, 215, 255])  # the levels of red, green and blue in a terminal's 256 colours
 
 
-def plot_losses(log: Path, path: Path) -> None:
-    """Plot log.csv: both losses, D(x) and D(G(z)), and the distance to held-out faces if it was measured."""
-    rows = np.atleast_2d(np.genfromtxt(log, delimiter=',', skip_header=1))
-    evaluated = rows[np.isfinite(rows[:, -1])]
-    window = max(1, len(rows) // MAX_POINTS)
-    means = rows[: len(rows) // window * window].reshape(-1, window, rows.shape[1]).mean(axis=1)
-    steps, _, d_loss, g_loss, d_real, d_fake, *_ = means.T
+class Curve:
+    """Points (x, y, ...) of a curve of any length, thinned out: means over windows of equal length.
+
+    There are at most 2 * MAX_POINTS of them, and at least MAX_POINTS as soon as so many have been added.
+    """
+
+    def __init__(self):
+        self.points: list[np.ndarray] = []
+        self.window = 1  # points in a mean
+        self.sum, self.count = np.zeros(1), 0  # of the next window
+
+    def add(self, *point: float) -> None:
+        """Add a point."""
+        self.sum, self.count = self.sum + np.array(point, np.float64), self.count + 1
+        if self.count == self.window:
+            self.points.append(self.sum / self.count)
+            self.sum, self.count = np.zeros(1), 0
+        if len(self.points) == 2 * MAX_POINTS:
+            self.points = list(np.mean([self.points[::2], self.points[1::2]], axis=0))
+            self.window *= 2
+
+
+def plot_losses(losses: Curve, distances: Curve, path: Path) -> None:
+    """Plot both losses, D(x) and D(G(z)), and the distance to held-out faces if it was measured, by step.
+
+    losses: of points (step, d_loss, g_loss, d_real, d_fake); distances: (step, distance).
+    """
+    steps, d_loss, g_loss, d_real, d_fake = np.transpose(losses.points)
     curves = [
         [(steps, d_loss, 'discriminator loss'), (steps, g_loss, 'generator loss')],
         [(steps, d_real, 'D(x)'), (steps, d_fake, 'D(G(z))')],
     ]
-    if len(evaluated):
-        curves.append([(evaluated[:, 0], evaluated[:, -1], 'distance to held-out faces, SWD x1000')])
+    if distances.points:
+        curves.append([(*np.transpose(distances.points), 'distance to held-out faces, SWD x1000')])
     plot = figure.Figure(figsize=(5 * len(curves), 4), layout='tight')
     for axes, panel in zip(plot.subplots(1, len(curves)), curves, strict=True):
         for x, y, label in panel:

@@ -3,8 +3,9 @@
 import contextlib
 import csv
 import io
-import statistics
+import itertools
 import time
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -12,10 +13,33 @@ from common import files
 from common.cli import progress
 from graph.session import tf
 from helper import images_square_grid
-from training.pictures import plot_losses, preview, side_by_side
+from training.pictures import Curve, plot_losses, preview, side_by_side
 from training.run import LOG_COLUMNS, Run
 
 HISTOGRAM_BINS = 50
+
+
+class Histogram:
+    """A histogram of any number of values in 0..1."""
+
+    def __init__(self):
+        self.low, self.high, self.count, self.sum, self.sum_squares = np.inf, -np.inf, 0, 0.0, 0.0
+        self.bins = np.zeros(HISTOGRAM_BINS, int)
+
+    def add(self, values) -> None:
+        """Add an array of values."""
+        values = np.asarray(values, np.float64)
+        self.low, self.high = min(self.low, values.min()), max(self.high, values.max())
+        self.count, self.sum = self.count + values.size, self.sum + values.sum()
+        self.sum_squares += np.square(values).sum()
+        self.bins += np.histogram(values, HISTOGRAM_BINS, (0, 1))[0]
+
+    def message(self):
+        """The tf.HistogramProto."""
+        return tf.HistogramProto(
+            min=self.low, max=self.high, num=self.count, sum=self.sum, sum_squares=self.sum_squares,
+            bucket_limit=np.linspace(0, 1, HISTOGRAM_BINS + 1)[1:], bucket=self.bins,
+        )  # fmt: skip
 
 
 class Recorder(contextlib.ExitStack):
@@ -26,14 +50,28 @@ class Recorder(contextlib.ExitStack):
         self.run = run
         # tf.summary.FileWriter would write in a thread, which fails on a full disk without anyone noticing.
         events = run.directory / f'events.out.tfevents.{time.time():.0f}.from-step-{step}'
+        self.losses, self.distances = Curve(), Curve()
+        with open(run.directory / 'log.csv', newline='') as file:
+            for logged, _, *losses, _, distance in itertools.islice(csv.reader(file), 1, None):
+                self.add_to_curves(float(logged), map(float, losses), float(distance) if distance else None)
         self.log = self.enter_context(open(run.directory / 'log.csv', 'a', 1, newline=''))  # noqa: SIM115
         self.events = self.enter_context(tf.io.TFRecordWriter(str(events)))
         self.bar = self.enter_context(progress(total=run.last_step, initial=step, unit=' steps'))
-        self.rows: list[tuple[float, ...]] = []  # of log.csv, since the last grid
-        self.scores: list[tuple[np.ndarray, np.ndarray]] = []  # D(x) and D(G(z)) of each image, since then
+        self.start_means()
         self.add_event(file_version='brain.Event:2')
         # Hides what earlier processes wrote about later steps.
         self.add_event(step=step + 1, session_log=tf.SessionLog(status=tf.SessionLog.START))
+
+    def start_means(self) -> None:
+        """Start the means and histograms of the steps until the next grid. They are sums: grids may be far apart."""
+        self.count, self.sums = 0, np.zeros(5)  # of both losses, D(x), D(G(z)), and seconds per image
+        self.scores = {'D(x)': Histogram(), 'D(G(z))': Histogram()}  # of each image
+
+    def add_to_curves(self, step: float, losses: Iterable[float], distance: float | None) -> None:
+        """Add a step to the curves. losses: d_loss, g_loss, and the means of D(x) and D(G(z))."""
+        self.losses.add(step, *losses)
+        if distance is not None:
+            self.distances.add(step, distance)
 
     def print(self, text: str) -> None:
         """Print above the progress bar."""
@@ -56,12 +94,15 @@ class Recorder(contextlib.ExitStack):
 
     def add_step(self, step: int, losses, images_per_second: float, distance: float | None) -> None:
         """Log a step. losses: d_loss, g_loss, D(x) and D(G(z)); distance: that to held-out faces, if measured."""
-        d_loss, g_loss, d_real, d_fake = losses
-        self.rows.append((d_loss, g_loss, d_real.mean(), d_fake.mean(), images_per_second))
-        self.scores.append((d_real, d_fake))
-        row = [step, self.run.epoch(step), *(f'{value:.6g}' for value in self.rows[-1])]
+        d_loss, g_loss, *scores = losses
+        means = d_loss, g_loss, *(values.mean() for values in scores)
+        row = [step, self.run.epoch(step), *(f'{value:.6g}' for value in (*means, images_per_second))]
         row.append('' if distance is None else f'{distance:.6g}')
         csv.writer(self.log, lineterminator='\n').writerow(row)
+        self.count, self.sums = self.count + 1, self.sums + (*means, 1 / images_per_second)
+        for histogram, values in zip(self.scores.values(), scores, strict=True):
+            histogram.add(values)
+        self.add_to_curves(step, means, distance)
         self.bar.update()
 
     def add_distances(self, step: int, distances: dict[int, float]) -> None:
@@ -71,13 +112,11 @@ class Recorder(contextlib.ExitStack):
 
     def print_losses(self, step: int, faces: np.ndarray) -> float:
         """Print and record the means since the last grid, with `faces`; returns that of the discriminator's loss."""
-        run, means = self.run, dict(zip(LOG_COLUMNS[2:-1], np.mean(self.rows, axis=0), strict=True))
-        means['images_per_second'] = statistics.harmonic_mean(row[-1] for row in self.rows)
-        histograms = dict(zip(('D(x)', 'D(G(z))'), np.swapaxes(self.scores, 0, 1), strict=True))
-        self.add_event(step=step, summary=summary(means, {'faces': images_square_grid(faces)}, histograms))
-        self.rows.clear()
-        self.scores.clear()
-        plot_losses(run.directory / 'log.csv', run.directory / 'losses.png')
+        run, means = self.run, dict(zip(LOG_COLUMNS[2:-1], self.sums / self.count, strict=True))
+        means['images_per_second'] = 1 / means['images_per_second']
+        self.add_event(step=step, summary=summary(means, {'faces': images_square_grid(faces)}, self.scores))
+        self.start_means()
+        plot_losses(self.losses, self.distances, run.directory / 'losses.png')
         self.print(
             f'Epoch {run.epoch(step)}/{run.epoch(run.last_step)}, step {step}: '
             'discriminator loss {d_loss:.4f}, generator loss {g_loss:.4f}, D(x) {d_real:.3f}, '
@@ -90,7 +129,7 @@ class Recorder(contextlib.ExitStack):
 
 
 def summary(scalars=None, images=None, histograms=None):
-    """A tf.Summary of scalars, PIL images, and histograms of values in 0..1, each by name."""
+    """A tf.Summary of scalars, PIL images, and each `Histogram`, by name."""
     values = [tf.Summary.Value(tag=tag, simple_value=value) for tag, value in (scalars or {}).items()]
     for tag, image in (images or {}).items():
         file = io.BytesIO()
@@ -98,12 +137,6 @@ def summary(scalars=None, images=None, histograms=None):
         encoded = {'encoded_image_string': file.getvalue(), 'colorspace': 3}
         picture = tf.Summary.Image(width=image.width, height=image.height, **encoded)
         values.append(tf.Summary.Value(tag=tag, image=picture))
-    for tag, samples in (histograms or {}).items():
-        samples = np.asarray(samples, np.float64)
-        bucket, edges = np.histogram(samples, HISTOGRAM_BINS, (0, 1))
-        histogram = tf.HistogramProto(
-            min=samples.min(), max=samples.max(), num=samples.size, sum=samples.sum(),
-            sum_squares=np.square(samples).sum(), bucket_limit=edges[1:], bucket=bucket,
-        )  # fmt: skip
-        values.append(tf.Summary.Value(tag=tag, histo=histogram))
+    for tag, histogram in (histograms or {}).items():
+        values.append(tf.Summary.Value(tag=tag, histo=histogram.message()))
     return tf.Summary(value=values)

@@ -10,8 +10,7 @@ from PIL import Image
 
 from common import cli
 from rundir.checkpoints import find_grids
-from training.pictures import half_blocks, plot_losses, preview, side_by_side, training_gif
-from training.run import LOG_COLUMNS
+from training.pictures import MAX_POINTS, Curve, half_blocks, plot_losses, preview, side_by_side, training_gif
 
 RNG = np.random.default_rng(0)
 
@@ -19,19 +18,30 @@ RNG = np.random.default_rng(0)
 # --- curves
 
 
-def write_log(path, steps, evaluated=()):
-    rows = [','.join(LOG_COLUMNS)]
-    rows += [f'{step},1,1.3,0.7,0.6,0.4,90,{2.5 if step in evaluated else ""}' for step in steps]
-    path.write_text('\n'.join(rows) + '\n')
+def curve(points):
+    curve = Curve()
+    for point in points:
+        curve.add(*point)
+    return curve
+
+
+@pytest.mark.parametrize('count', [1, 399, 400, 401, 1000, 12345])
+def test_a_curve_of_any_length_has_few_points_each_a_mean_over_as_many(count):
+    points = RNG.random((count, 3))
+    thinned = curve(points)
+    window = thinned.window
+    assert len(thinned.points) == count // window < 2 * MAX_POINTS
+    assert window == 1 if count < 2 * MAX_POINTS else len(thinned.points) >= MAX_POINTS
+    means = points[: count // window * window].reshape(-1, window, 3).mean(axis=1)
+    np.testing.assert_allclose(thinned.points, means)
 
 
 @pytest.mark.parametrize(
-    ('steps', 'evaluated', 'width'),
-    [([1], [], 1000), ([1], [1], 1500), (range(1, 10), [], 1000), (range(1, 1000), [500], 1500)],
+    ('steps', 'evaluated', 'width'), [(1, [], 1000), (1, [1], 1500), (9, [], 1000), (999, [500], 1500)]
 )
 def test_distances_have_a_panel_of_their_own_beside_the_losses_and_scores(tmp_path, steps, evaluated, width):
-    write_log(tmp_path / 'log.csv', steps, evaluated)
-    plot_losses(tmp_path / 'log.csv', tmp_path / 'losses.png')
+    losses = curve((step, 1.3, 0.7, 0.6, 0.4) for step in range(1, steps + 1))
+    plot_losses(losses, curve((step, 2.5) for step in evaluated), tmp_path / 'losses.png')
     with Image.open(tmp_path / 'losses.png') as plot:
         assert plot.size == (width, 400) and np.asarray(plot.convert('L')).std() > 1
 

@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -6,7 +7,8 @@ from conftest import log, new_run, read_events, read_log
 from PIL import Image
 
 from graph.session import tf
-from training.recorder import Recorder, summary
+from training.pictures import MAX_POINTS
+from training.recorder import Histogram, Recorder, summary
 from training.run import LOG_COLUMNS
 
 RNG = np.random.default_rng(0)
@@ -78,6 +80,29 @@ def test_a_process_that_goes_on_hides_what_was_recorded_of_later_steps(run, tmp_
     assert starts == {1, 8}
 
 
+def test_a_process_that_goes_on_plots_the_whole_run(run):
+    with Recorder(run, 0) as whole:
+        for step in range(1, 2 * MAX_POINTS + 2):
+            whole.add_step(step, (step / 8, 0.5, scores(0.25), scores(0.125)), 90.0, 2.5 if step % 2 else None)
+    with Recorder(run, 2 * MAX_POINTS + 1) as resumed:
+        np.testing.assert_allclose(resumed.losses.points, whole.losses.points)
+        np.testing.assert_allclose(resumed.distances.points, whole.distances.points)
+    assert len(whole.losses.points) == MAX_POINTS and len(whole.distances.points) == MAX_POINTS + 1
+
+
+def test_memory_does_not_grow_between_grids_that_are_far_apart(run):
+    with Recorder(run, 0) as recorder:
+        values = 1.0, 0.5, np.full((64, 1), 0.5), np.full((64, 1), 0.5)
+        tracemalloc.start()
+        for step in range(1, 2 * MAX_POINTS + 2001):
+            recorder.add_step(step, values, 90.0, None)
+            if step == 2 * MAX_POINTS:  # from here on the curves have as many points as they ever have
+                before, _ = tracemalloc.get_traced_memory()
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert after - before < 100_000  # the scores of 2,000 steps are 2 MB
+
+
 def test_distances_are_recorded_by_their_level(run, tmp_path):
     with Recorder(run, 0) as recorder:
         recorder.add_distances(3, {28: 4.5, 14: 2.5})
@@ -134,7 +159,10 @@ def test_a_run_starts_with_generated_and_real_faces_side_by_side(trained):
 
 def test_a_summary_holds_scalars_images_and_histograms():
     picture = Image.fromarray(FACES[0])
-    values = summary({'loss': 0.5}, {'faces': picture}, {'D(x)': [[0.01], [0.99], [0.99], [1.0]]}).value
+    histogram = Histogram()
+    for values in ([[0.01], [0.99]], [[0.99], [1.0]]):
+        histogram.add(values)
+    values = summary({'loss': 0.5}, {'faces': picture}, {'D(x)': histogram}).value
     scalar, image, histogram = values
     assert (scalar.tag, scalar.simple_value) == ('loss', 0.5)
     assert image.tag == 'faces' and (image_of(image) == FACES[0]).all()
