@@ -9,6 +9,7 @@ python train.py --resume --run-dir runs/NAME  go on where a run stopped
 import contextlib
 import functools
 import itertools
+import shlex
 import time
 from argparse import Namespace
 from collections.abc import Generator, Iterator
@@ -210,10 +211,11 @@ def run_training(args: Namespace, replica: Replica) -> None:
         raise cli.UserError(f'stopped; {intact}The reason: {error}') from None
     if not replica.is_chief:
         return
+    quoted = shlex.quote(str(run.directory))
     if step < run.last_step:
-        print(f'Stopped and saved at step {step}. To go on: python train.py --resume --run-dir {run.directory}')
+        print(f'Stopped and saved at step {step}. To go on: python train.py --resume --run-dir {quoted}')
     else:
-        print(f'Done: {step} steps. To draw faces: python generate.py --checkpoint {run.directory}')
+        print(f'Done: {step} steps. To draw faces: python generate.py --checkpoint {quoted}')
     print(f'Faces: {run.grid(step)}\nHow they came to be: {training_gif(run.directory)}')
 
 

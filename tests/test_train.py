@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -32,7 +33,7 @@ from graph.session import open_session, tf
 from helper import Dataset
 from rundir.checkpoints import best_distance, find, find_best, find_grids, find_later_files
 from rundir.directory import read_run
-from rundir.settings import system_of
+from rundir.settings import parse_arguments, system_of
 from sampling.generator import PRETRAINED, restored_generator
 from sampling.latents import sample_latents
 from sampling.metrics import swd
@@ -135,6 +136,19 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, no_signals, monke
     with pytest.raises(cli.UserError, match='not finite at step 1'):
         train.train(run, Replica())
     assert checkpoint_names(run.directory) == [] and read_log(run.directory) == []
+
+
+@pytest.mark.parametrize(
+    ('steps', 'command'), [(3, 'python train.py --resume --run-dir'), (6, 'python generate.py --checkpoint')]
+)
+def test_the_command_that_comes_next_can_be_pasted_into_a_shell(tmp_path, monkeypatch, capsys, steps, command):
+    run = new_run('--batch-size 4 --steps 6', FACES, tmp_path / "an artist's run")
+    monkeypatch.setattr(train, 'start_run', lambda *_: run)
+    monkeypatch.setattr(train, 'train', lambda *_: steps)
+    monkeypatch.setattr(train, 'training_gif', lambda directory: directory)
+    train.run_training(parse_arguments([]), Replica())
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if command in line]
+    assert shlex.split(line[line.index(command) :]) == [*command.split(), str(run.directory)]
 
 
 # --- what a run leaves
