@@ -37,13 +37,12 @@ def translation(images):
     """Shift by whole pixels, down and across, up to MAX_SHIFT of the side; uncovered pixels become 0, grey."""
     shift = round(images.shape[1] * MAX_SHIFT)
     down, across = (tf.floor(uniform(images, -shift, shift + 1))[:, 0, 0] for _ in range(2))
-    one, zero = tf.ones_like(down), tf.zeros_like(down)
-    # Pixel (x, y) of the result is pixel (a x + b y + c, d x + e y + f) of the image, for rows a b c d e f 0 0.
-    transforms = tf.concat([one, zero, across, zero, one, down, zero, zero], axis=1)
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images, transforms=transforms, output_shape=images.shape[1:3].as_list(), fill_value=0.0,
-        interpolation='NEAREST', fill_mode='CONSTANT',
-    )  # fmt: skip
+    images = tf.pad(images, [[0, 0], [shift, shift], [shift, shift], [0, 0]])
+    for axis, offset in ((1, down), (2, across)):
+        pixels = tf.range(shift, images.shape[axis] - shift)
+        # Not ImageProjectiveTransformV3, which XLA cannot compile.
+        images = tf.gather(images, pixels + tf.cast(offset, tf.int32), axis=axis, batch_dims=1)
+    return images
 
 
 def cutout(images):
