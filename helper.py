@@ -97,16 +97,20 @@ class Dataset:
         """The number of full batches of training faces."""
         return len(self.training) // batch_size
 
-    def get_batches(self, batch_size: int, seed: int, epoch: int, start: int = 0, shard: slice = slice(None)):
-        """Yield the batches of an epoch, float32 (batch_size, height, width, 3) in -0.5..0.5.
+    def get_indices(self, batch_size: int, seed: int, epoch: int, start: int = 0):
+        """Yield the indices of the faces in each batch of an epoch, (batch_size,).
 
         (seed, epoch) decides their order, a random permutation of the training faces. Those left over fill no batch.
         start: the index of the first batch to yield, where a resumed run continues.
-        shard: the slice of each batch to yield, where several workers divide it among themselves.
         """
         order = np.random.default_rng((seed, epoch)).permutation(self.training)
         for step in range(start, self.steps_per_epoch(batch_size)):
-            yield get_batch(self.faces, order[step * batch_size : (step + 1) * batch_size][shard])
+            yield order[step * batch_size : (step + 1) * batch_size]
+
+    def get_batches(self, batch_size: int, seed: int, epoch: int):
+        """Yield the batches of an epoch, float32 (batch_size, height, width, 3) in -0.5..0.5, as `get_indices` says."""
+        for indices in self.get_indices(batch_size, seed, epoch):
+            yield get_batch(self.faces, indices)
 
 
 def to_uint8(images: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:

@@ -24,8 +24,9 @@ from common import cli, files
 from distributed.cluster import from_environment
 from distributed.launch import is_launcher, launch
 from graph.replica import Replica
-from graph.session import devices, has_fast_bfloat16, tf
-from helper import images_square_grid, to_uint8
+from graph.session import devices, enable_determinism, gpu_memory, has_fast_bfloat16, tf
+from graph.steps import StoredFaces
+from helper import get_batch, images_square_grid, to_uint8
 from rundir import checkpoints
 from rundir.settings import list_systems, parse_arguments, system_of
 from sampling.latents import sample_latents
@@ -34,12 +35,17 @@ from training.pictures import training_gif
 from training.recorder import Recorder
 from training.run import Run, prepare_data, start_run
 
+MAX_STEPS_PER_CALL = 100  # on a GPU
+SECONDS_PER_CALL = 1.0  # so that Ctrl-C is answered
+MAX_STORED = 0.25  # of the GPU's memory: what a data set may take there
 STATISTICS_BATCH = 512  # generated faces that the batch norm statistics of the samples are taken from
 
 
-def build_graph(settings: dict, replica: Replica) -> SimpleNamespace:
+def build_graph(settings: dict, replica: Replica, steps_per_call: int = 1, stored: tuple = ()) -> SimpleNamespace:
     """Build all operations of a run, once, and finalize the graph so that nothing can make it grow.
 
+    steps_per_call: how many steps a session call can make, on as many batches end to end. stored: the shape of the data
+    set, to store it on the device: then a batch is fed as indices of its faces.
     Returns the placeholders, tensors and operations that `train` uses, by name.
     """
     system = system_of(settings)
@@ -48,23 +54,32 @@ def build_graph(settings: dict, replica: Replica) -> SimpleNamespace:
         input_real, input_z, learning_rate = dcgan.model_inputs(
             system.image_size, system.image_size, 3, system.latent_size
         )
+        faces = StoredFaces(stored) if stored else None
+        batch = tf.placeholder(tf.int64, [None], 'indices') if stored else input_real
+        count = tf.placeholder(tf.int32, [], 'count')  # of the steps in a call
         step = tf.train.get_or_create_global_step()
         ema = tf.train.ExponentialMovingAverage(system.ema, step) if system.ema else None
-        with (
-            tf.xla.experimental.jit_scope(compile_ops=settings['xla']),
-            replica.scope(settings['local_batch_norm'], settings['reduce_precision']),
-        ):
-            losses = dcgan.model_loss(system, input_real, input_z)
-            train_opt = dcgan.model_opt(system, losses, learning_rate, ema)
-        losses = replica.gather(losses)
+
+        def train_step(real, z) -> list:
+            if faces:
+                real = faces.get_batch(real)
+            with replica.scope(settings['local_batch_norm'], settings['reduce_precision']):
+                losses = dcgan.model_loss(system, real, z)
+                train_opt = dcgan.model_opt(system, losses, learning_rate, ema)
+            losses = replica.gather(losses)
+            with tf.control_dependencies([train_opt]):
+                return [tf.identity(loss) for loss in losses[:4]]
+
+        losses = replica.repeat(train_step, [batch, input_z], steps_per_call, count, settings['xla'])
         system = system._replace(precision='fp32')  # for samples
         built = SimpleNamespace(
             graph=graph,
-            input_real=input_real,
+            faces=faces,
+            batch=batch,
             input_z=input_z,
             learning_rate=learning_rate,
-            losses=losses[:4],
-            train_opt=train_opt,
+            count=count,
+            losses=losses,
             step=step,
             samples=dcgan.generator(system, input_z, training=False, reuse=tf.AUTO_REUSE, ema=ema),
             store_statistics=dcgan.store_statistics(system, input_z, ema),
@@ -76,15 +91,27 @@ def build_graph(settings: dict, replica: Replica) -> SimpleNamespace:
     return built
 
 
-def batches(run: Run, step: int, shard: slice):
-    """Yield this `shard` of the batches and the latents of the steps that follow `step`, without end."""
+def batches(run: Run, step: int, shard: slice, pace: SimpleNamespace, stored: bool):
+    """Yield what the calls that follow `step` are fed, without end: a number of steps, their batches, their latents.
+
+    shard: which rows of each batch. pace: `steps` are made in a call if nothing is due before; where there are fewer
+    than `max_steps`, zeros follow. stored: batches of indices, not of images.
+    """
     system, seed = run.system, run.settings['seed']
-    for epoch in itertools.count(step // run.steps_per_epoch):
-        start = step % run.steps_per_epoch
-        for images in run.dataset.get_batches(system.batch_size, seed, epoch, start, shard):
-            latents = sample_latents(system, np.random.default_rng((1, seed, step)), system.batch_size)
-            yield images, latents[shard]
-            step += 1
+    first, start = divmod(step, run.steps_per_epoch)
+    epochs = (
+        run.dataset.get_indices(system.batch_size, seed, epoch, start if epoch == first else 0)
+        for epoch in itertools.count(first)
+    )
+    order = itertools.chain.from_iterable(epochs)
+    while True:
+        steps = range(step, min(step + pace.steps, run.next_due(step)))
+        indices = np.concatenate([next(order)[shard] for _ in steps])
+        latents = [sample_latents(system, np.random.default_rng((1, seed, n)), system.batch_size)[shard] for n in steps]
+        rest = (pace.max_steps - len(steps)) * len(latents[0])
+        fed = indices if stored else get_batch(run.dataset.faces, indices), np.concatenate(latents)
+        yield len(steps), *(np.pad(each, [(0, rest)] + [(0, 0)] * (each.ndim - 1)) if rest else each for each in fed)
+        step = steps.stop
 
 
 def prefetch(iterator: Iterator) -> Generator:
@@ -103,7 +130,13 @@ def train(run: Run, replica: Replica) -> int:
     Returns the number of steps made in all. Raises UserError when a loss or a weight is not finite.
     """
     system, seed = run.system, run.settings['seed']
-    graph = build_graph(run.settings, replica)
+    if run.settings['deterministic']:
+        enable_determinism()
+    steps_per_call = run.settings['steps_per_call'] or (
+        MAX_STEPS_PER_CALL if gpu_memory() and replica.count == 1 else 1
+    )
+    stored = run.dataset.faces.nbytes < MAX_STORED * gpu_memory()
+    graph = build_graph(run.settings, replica, steps_per_call, run.dataset.faces.shape if stored else ())
     sample_z = sample_latents(system, np.random.default_rng(seed), system.samples)  # as `generate.py --seed SEED`
     statistics_z = sample_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)
     stop = cli.stop_on_signals()
@@ -116,15 +149,20 @@ def train(run: Run, replica: Replica) -> int:
             if step == 0:
                 session.run(graph.store_statistics, {graph.input_z: statistics_z})
                 recorder.show_start(graph.graph, show_generator_output(session, graph, sample_z, run.grid(0)))
-        ready = stack.enter_context(contextlib.closing(prefetch(batches(run, step, replica.shard(system.batch_size)))))
+        pace = SimpleNamespace(steps=1, max_steps=steps_per_call)
+        shard = replica.shard(system.batch_size)
+        ready = stack.enter_context(contextlib.closing(prefetch(batches(run, step, shard, pace, stored))))
         last = False
         while not last:
             began = time.perf_counter()
-            images, latents = next(ready)
-            feed = {graph.input_real: images, graph.input_z: latents, graph.learning_rate: system.learning_rate}
-            (_, losses), stopped = replica.run(session, (graph.train_opt, graph.losses), feed, stop)
-            images_per_second = system.batch_size / (time.perf_counter() - began)
-            step += 1
+            count, batch, latents = next(ready)
+            feed = {graph.count: count, graph.batch: batch, graph.input_z: latents}
+            feed[graph.learning_rate] = system.learning_rate
+            losses, stopped = replica.run(session, graph.losses, feed, stop)
+            losses = [each[:count] for each in losses]
+            seconds = (time.perf_counter() - began) / count
+            pace.steps = min(max(1, int(SECONDS_PER_CALL / seconds)), pace.max_steps)
+            step += count
             last = stopped or step == run.last_step
             if not replica.is_chief:
                 continue
@@ -133,7 +171,7 @@ def train(run: Run, replica: Replica) -> int:
             if due:
                 session.run(graph.store_statistics, {graph.input_z: statistics_z})
             distance = evaluator.evaluate(session, graph, step, recorder) if 'evaluate' in due else None
-            recorder.add_step(step, losses, images_per_second, distance)
+            recorder.add_steps(step, losses, system.batch_size / seconds, distance)
             if distance is not None and evaluator.is_best(distance):
                 save('best', step, monitor.healthy)
             if 'save' in due:
@@ -151,6 +189,8 @@ def train(run: Run, replica: Replica) -> int:
 def initialize(session, graph: SimpleNamespace, run: Run, replica: Replica) -> int:
     """Initialise the weights, or restore those of the run's checkpoint; returns the number of steps made."""
     session.run(graph.initializer)
+    if graph.faces:
+        graph.faces.load(run.dataset.faces, session)
     if run.checkpoint:
         try:
             graph.saver.restore(session, str(run.checkpoint.prefix))
@@ -163,9 +203,10 @@ def initialize(session, graph: SimpleNamespace, run: Run, replica: Replica) -> i
 
 
 def check_finite(session, graph: SimpleNamespace, run: Run, step: int, losses, weights: bool) -> None:
-    """Raise UserError unless the losses are finite, and the `weights` as well if they are to be looked at."""
-    finite = all(np.isfinite(loss).all() for loss in losses)
-    if not finite or (weights and not session.run(graph.weights_finite)):
+    """Raise UserError unless the losses of the steps up to `step` are finite, and the `weights` if they are due."""
+    (bad,) = np.nonzero([not all(np.isfinite(loss).all() for loss in of_step) for of_step in zip(*losses, strict=True)])
+    if len(bad) or (weights and not session.run(graph.weights_finite)):
+        step -= len(losses[0]) - 1 - bad[0] if len(bad) else 0
         raise cli.UserError(
             f'the training diverged: not finite at step {step}. The checkpoints in {run.directory} are from before: '
             'go on from one with --resume, or start again with a lower --learning-rate'

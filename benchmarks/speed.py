@@ -24,6 +24,7 @@ import time
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -200,20 +201,21 @@ def waiting(batch, precision):
     with tempfile.TemporaryDirectory() as folder, open_session(built.graph) as session:
         run = Run(settings, helper.Dataset(synthetic(IMAGES, 28, Path(folder))))
         session.run(built.initializer)
-        batches = train.prefetch(train.batches(run, 0, slice(None)))
+        one = SimpleNamespace(steps=1, max_steps=1)
+        batches = train.prefetch(train.batches(run, 0, slice(None), one, stored=False))
         constant = next(batches)
         times: dict[bool, list[float]] = {True: [], False: []}
         for number in range(2 * (WARM_UP + STEPS[batch])):
             began = time.perf_counter()
-            images, latents = next(batches) if number % 2 else constant
-            feed = {built.input_real: images, built.input_z: latents, built.learning_rate: run.system.learning_rate}
-            session.run([built.train_opt, *built.losses], feed)
+            count, images, latents = next(batches) if number % 2 else constant
+            feed = {built.count: count, built.batch: images, built.input_z: latents}
+            session.run(built.losses, feed | {built.learning_rate: run.system.learning_rate})
             times[bool(number % 2)].append(time.perf_counter() - began)
         batches.close()
         real, same = (statistics.median(times[kind][WARM_UP:]) for kind in (True, False))
         counts = []
         for _ in range(10):
-            train.show_generator_output(session, built, constant[1][:16], Path(folder) / 'grid.png')
+            train.show_generator_output(session, built, constant[2][:16], Path(folder) / 'grid.png')
             counts.append(len(built.graph.get_operations()))
     return {'ratio': real / same, 'operations': [counts[0], counts[-1]]}
 

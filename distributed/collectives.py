@@ -48,6 +48,11 @@ class CollectiveReplica(Replica):
             assignments += [variable.assign(value) for variable, value in zip(same_type, values, strict=True)]
         return tf.group(assignments)
 
+    def repeat(self, step, inputs: list, size: int, count, xla: bool) -> list:
+        """One step; with `xla` it is several compiled programs, with the reductions between them."""
+        with tf.xla.experimental.jit_scope(compile_ops=xla):
+            return [result[tf.newaxis] for result in step(*inputs)]
+
     def batch_norm(self, x, gamma, beta, epsilon: float) -> tuple:
         if self.local_batch_norm:
             return super().batch_norm(x, gamma, beta, epsilon)

@@ -8,6 +8,7 @@ import contextlib
 import threading
 
 from graph.session import open_session, tf
+from graph.steps import repeat
 
 
 class Replica:
@@ -49,6 +50,14 @@ class Replica:
             yield
         finally:
             replicas.pop()
+
+    def repeat(self, step, inputs: list, size: int, count, xla: bool) -> list:
+        """Training steps in one session call, see `graph.steps.repeat`; with `xla` they are one compiled program."""
+
+        def steps() -> list:
+            return repeat(step, inputs, size, count)
+
+        return tf.xla.experimental.compile(steps) if xla else steps()
 
     def batch_norm(self, x, gamma, beta, epsilon: float) -> tuple:
         """Batch normalisation of (N, H, W, C): the result, and the mean and the unbiased variance (C,) of the batch."""

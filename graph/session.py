@@ -43,6 +43,7 @@ def load_tensorflow(name: str):
     return module
 
 
+tensorflow = LazyModule('tensorflow')
 if TYPE_CHECKING:
     import tensorflow.compat.v1 as tf
 else:
@@ -69,6 +70,19 @@ def devices() -> str:
     names = ', '.join(device.name.removeprefix('/physical_device:') for device in physical)
     gpu = any(device.device_type == 'GPU' for device in physical)
     return f'Devices: {names}. ' + ('Training on the GPU.' if gpu else 'No GPU: training on the CPU.')
+
+
+def gpu_memory() -> int:
+    """The memory of the first GPU in bytes, 0 if there is no GPU."""
+    if not tf.config.list_physical_devices('GPU'):
+        return 0
+    with open_session(tf.Graph()) as session:
+        return max(device.memory_limit_bytes for device in session.list_devices() if device.device_type == 'GPU')
+
+
+def enable_determinism() -> None:
+    """Make every operation give the same result each time, at some cost on a GPU; one that cannot is an error."""
+    tensorflow.config.experimental.enable_op_determinism()
 
 
 def has_fast_bfloat16() -> bool:

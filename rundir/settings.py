@@ -67,6 +67,8 @@ DEFAULTS = {
     'checkpoint_every': 1000,
     'keep_every': None,
     'xla': False,
+    'steps_per_call': None,
+    'deterministic': False,
     'local_batch_norm': False,
     'reduce_precision': 'fp32',
 }
@@ -83,6 +85,8 @@ ADDED = {
     'instance_noise': 0.0,
     'hold_out': 'images',
     'evaluate_every': None,
+    'steps_per_call': None,
+    'deterministic': False,
     'local_batch_norm': False,
     'reduce_precision': 'fp32',
 }
@@ -111,6 +115,8 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
         else:
             add(flag(name), help=what, **({'choices': kind} if isinstance(kind, tuple) else {'type': kind}))
     add('--xla', action='store_true', default=None, help='compile the training step with XLA')
+    add('--steps-per-call', type=cli.number(int, 1, 10_000), help='at most so many steps in a session call')
+    add('--deterministic', action='store_true', default=None, help='make a GPU give the same result each time')
     add('--seed', type=cli.number(int, 0, 2**31 - 1), help='of initial weights, order and latents (0)')
     add('--run-dir', type=cli.path, help='directory of the run (runs/SYSTEM-DATE-TIME)')
     add(

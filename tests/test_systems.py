@@ -150,8 +150,8 @@ def test_a_step_of_each_system_changes_every_weight(name):
         session.run(built.initializer)
         weights = {variable.op.name: variable for variable in tf.trainable_variables()}
         before = session.run(weights)
-        feed = {built.input_real: images, built.input_z: latents, built.learning_rate: system.learning_rate}
-        _, outcome = session.run([built.train_opt, built.losses], feed)
+        feed = {built.batch: images, built.input_z: latents, built.learning_rate: system.learning_rate, built.count: 1}
+        outcome = session.run(built.losses, feed)
         after = session.run(weights)
         assert session.run(built.step) == 1 and session.run(built.weights_finite)
         session.run(built.store_statistics, {built.input_z: latents})

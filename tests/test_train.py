@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from conftest import (
     assert_one_line,
     checkpoint_names,
     chosen,
+    log,
     new_run,
     read_events,
     read_log,
@@ -30,7 +32,7 @@ import train
 from common import cli
 from graph.replica import Replica
 from graph.session import open_session, tf
-from helper import Dataset
+from helper import Dataset, get_batch
 from rundir.checkpoints import best_distance, find, find_best, find_grids, find_later_files
 from rundir.directory import read_run
 from rundir.settings import parse_arguments, system_of
@@ -52,8 +54,9 @@ def test_a_resumed_run_gets_the_batches_that_the_whole_run_gets():
     run = new_run('--batch-size 4 --seed 7', faces)  # 4 batches an epoch
 
     def first(step, count, shard=slice(None)):
-        taken = itertools.islice(train.batches(run, step, shard), count)
-        return [(images.ravel().tolist(), latents.tolist()) for images, latents in taken]
+        pace = SimpleNamespace(steps=1, max_steps=1)
+        taken = itertools.islice(train.batches(run, step, shard, pace, stored=False), count)
+        return [(images.ravel().tolist(), latents.tolist()) for _, images, latents in taken]
 
     whole = first(0, 10)
     assert first(3, 7) == whole[3:] and first(4, 6) == whole[4:]
@@ -62,6 +65,22 @@ def test_a_resumed_run_gets_the_batches_that_the_whole_run_gets():
     shards = [first(2, 5, slice(start, start + 2)) for start in (0, 2)]
     joined = [tuple(left + right for left, right in zip(*step, strict=True)) for step in zip(*shards, strict=True)]
     assert joined == whole[2:7]
+
+
+def test_a_call_gets_the_batches_of_its_steps_until_something_is_due():
+    faces = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1)
+    run = new_run('--batch-size 4 --sample-every 6 --checkpoint-every 100 --steps 15', faces)
+    single, pace = SimpleNamespace(steps=1, max_steps=1), SimpleNamespace(steps=4, max_steps=5)
+    ones = list(itertools.islice(train.batches(run, 0, slice(None), single, stored=False), 15))
+    calls = list(itertools.islice(train.batches(run, 0, slice(None), pace, stored=False), 5))
+    indices = list(itertools.islice(train.batches(run, 0, slice(None), pace, stored=True), 5))
+    assert [count for count, *_ in calls] == [4, 2, 2, 4, 3]  # epochs end after 4, 8 and 12, a grid is due after 6
+    for kind in (1, 2):
+        fed = [each for call in calls for each in np.split(call[kind], 5)[: call[0]]]
+        np.testing.assert_array_equal(fed, [call[kind] for call in ones])
+    for (count, images, latents), (_, chosen_faces, _) in zip(calls, indices, strict=True):
+        assert len(images) == len(latents) == 20 and not latents[4 * count :].any()
+        np.testing.assert_array_equal(get_batch(faces, chosen_faces)[: 4 * count], images[: 4 * count])
 
 
 def test_the_next_batch_is_made_while_the_last_one_is_in_use():
@@ -107,6 +126,34 @@ def test_a_run_is_trained_by_a_function(tmp_path, capsys, no_signals):
     assert [path.stem for path in find_grids(run.directory)] == ['step-00000000', 'step-00000003', 'step-00000006']
     assert read_run(run.directory)['settings'] == settings
     assert re.findall(r'step (\d+): discriminator loss', capsys.readouterr().out) == ['3', '6']
+
+
+@pytest.mark.parametrize('xla', ['', ' --xla'])
+def test_steps_in_one_call_are_those_of_one_call_each(tmp_path, monkeypatch, no_signals, xla):
+    # Everything that draws random numbers, and what is not done in each step.
+    flags = '--system sharma --width 0.03 --batch-size 4 --steps 30 --samples 4 --sample-every 13 --label-noise 0.1'
+    flags += ' --augment color-translation-cutout --flip 0.5 --instance-noise 0.1 --spectral-norm'
+    flags += f' --no-discriminator-batch-norm --r1 1 --r1-every 4{xla}'
+    ends = []
+    for directory, steps_per_call in (('one', 1), ('many', 20)):
+        run = new_run(f'{flags} --steps-per-call {steps_per_call}', FACES, tmp_path / directory)
+        train.train(run, Replica())
+        saved = tf.train.load_checkpoint(str(find(run.directory)[1].prefix))
+        weights = {name: saved.get_tensor(name) for name in saved.get_variable_to_shape_map()}
+        ends.append((log(run.directory), weights, run.grid(30).read_bytes()))
+    np.testing.assert_equal(*ends)
+    assert len(ends[0][0]) == 31
+
+
+def test_a_data_set_on_the_device_gives_the_same_run(tmp_path, monkeypatch, no_signals):
+    flags = '--width 0.05 --batch-size 4 --steps 20 --samples 4 --sample-every 7 --steps-per-call 10'
+    logs = []
+    for memory in (0, 1 << 30):
+        monkeypatch.setattr(train, 'gpu_memory', lambda memory=memory: memory)
+        run = new_run(flags, FACES, tmp_path / str(memory))
+        train.train(run, Replica())
+        logs.append(log(run.directory))
+    assert logs[0] == logs[1]
 
 
 def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tmp_path, no_signals):
@@ -186,7 +233,7 @@ def test_a_run_reports_its_devices_its_faces_and_its_losses_and_no_warnings(tmp_
     )
     assert result.returncode == 0 and result.stderr == ''
     (run_dir,) = (tmp_path / 'runs').iterdir()
-    for part in ('Devices: CPU:0', 'Faces: 40', 'step 1: discriminator loss', 'D(G(z))', 'images/s', run_dir.name):
+    for part in ('Devices: CPU:0', 'Faces: 44', 'step 1: discriminator loss', 'D(G(z))', 'images/s', run_dir.name):
         assert part in result.stdout
     assert len(read_log(run_dir)) == 2 and checkpoint_names(run_dir) == ['step-2']
 
@@ -244,11 +291,11 @@ def test_the_checkpoint_with_the_smallest_distance_is_kept_and_drawn_from(tmp_pa
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path, pictures, trained):
-    common = ('train.py', '--run-dir', tmp_path / 'run', '--data-dir', tmp_path)
-    first = run_command(*common, *NARROW, '--data', pictures, '--batch-size', 8, '--steps', 7, cwd=tmp_path)
+    common, flags = ('train.py', '--run-dir', tmp_path / 'run', '--data-dir', tmp_path), ('--hold-out', 'images')
+    first = run_command(*common, *NARROW, *flags, '--data', pictures, '--batch-size', 8, '--steps', 7, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    with open(tmp_path / 'run' / 'log.csv', 'a') as log:
-        log.write('8,2,1,1,1,1,1\n9,2,1,1')  # what a crash can leave behind
+    with open(tmp_path / 'run' / 'log.csv', 'a') as file:
+        file.write('8,2,1,1,1,1,1\n9,2,1,1')  # what a crash can leave behind
     second = run_command(*common, '--resume', '--epochs', 2, cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     names = ('d_loss', 'g_loss', 'd_real', 'd_fake')

@@ -92,18 +92,25 @@ class Recorder(contextlib.ExitStack):
         if self.run.preview:
             self.print(f'Real faces:\n{preview(self.run.real_samples)}')
 
-    def add_step(self, step: int, losses, images_per_second: float, distance: float | None) -> None:
-        """Log a step. losses: d_loss, g_loss, D(x) and D(G(z)); distance: that to held-out faces, if measured."""
+    def add_steps(self, step: int, losses, images_per_second: float, distance: float | None) -> None:
+        """Log the steps up to `step`.
+
+        losses: d_loss, g_loss, D(x) and D(G(z)) of each step. distance: that to held-out faces after the last, if
+        measured.
+        """
         d_loss, g_loss, *scores = losses
-        means = d_loss, g_loss, *(values.mean() for values in scores)
-        row = [step, self.run.epoch(step), *(f'{value:.6g}' for value in (*means, images_per_second))]
-        row.append('' if distance is None else f'{distance:.6g}')
-        csv.writer(self.log, lineterminator='\n').writerow(row)
-        self.count, self.sums = self.count + 1, self.sums + (*means, 1 / images_per_second)
+        count, rows = len(d_loss), []
+        means = np.stack([d_loss, g_loss, *(values.mean(axis=(1, 2)) for values in scores)], axis=1).astype(np.float64)
+        for number, row in enumerate(means.tolist(), step - count + 1):
+            measured = distance if number == step else None
+            values = ','.join(f'{value:.6g}' for value in (*row, images_per_second))
+            rows.append(f'{number},{self.run.epoch(number)},{values},{"" if measured is None else f"{measured:.6g}"}\n')
+            self.add_to_curves(number, row, measured)
+        self.log.write(''.join(rows))
+        self.count, self.sums = self.count + count, self.sums + (*means.sum(axis=0), count / images_per_second)
         for histogram, values in zip(self.scores.values(), scores, strict=True):
             histogram.add(values)
-        self.add_to_curves(step, means, distance)
-        self.bar.update()
+        self.bar.update(count)
 
     def add_distances(self, step: int, distances: dict[int, float]) -> None:
         """Record the distances to held-out faces, by the side of the level; see `sampling.metrics.swd`."""

@@ -72,6 +72,11 @@ class Run:
         }
         return schedule | ({'evaluate': settings['evaluate_every']} if settings['evaluate_every'] else {})
 
+    def next_due(self, step: int) -> int:
+        """The first step after `step` at which something is due, or the run ends."""
+        ends = [self.last_step] if step < self.last_step else []
+        return min([(step // every + 1) * every for every in self.schedule.values()] + ends)
+
     def due(self, step: int, last: bool) -> set[str]:
         """What is due after a step, as `schedule` names it. last: the training ends, and all but 'keep' is due."""
         return {what for what, every in self.schedule.items() if step % every == 0 or (last and what != 'keep')}

@@ -37,7 +37,13 @@ def run(tmp_path):
 
 
 def scores(*values):
-    return np.array(values, np.float32).reshape(-1, 1)
+    return np.array(values, np.float32).reshape(1, -1, 1)
+
+
+def add_step(recorder, step, losses, *args):
+    """Add one step, with two losses and `scores`."""
+    d_loss, g_loss, *of_images = losses
+    recorder.add_steps(step, [np.float32([d_loss]), np.float32([g_loss]), *of_images], *args)
 
 
 # --- one step after the other
@@ -45,8 +51,8 @@ def scores(*values):
 
 def test_a_step_is_logged_at_once_with_six_digits(run, tmp_path):
     with Recorder(run, 0) as recorder:
-        recorder.add_step(1, (1.23456789, 0.5, scores(0.25, 0.75), scores(0.125)), 90.0, None)
-        recorder.add_step(5, (1e-9, 0.5, scores(1, 0), scores(1)), 90.123456789, 12.3456789)
+        add_step(recorder, 1, (1.23456789, 0.5, scores(0.25, 0.75), scores(0.125)), 90.0, None)
+        add_step(recorder, 5, (1e-9, 0.5, scores(1, 0), scores(1)), 90.123456789, 12.3456789)
         assert [list(row.values()) for row in read_log(tmp_path)] == [
             ['1', '1', '1.23457', '0.5', '0.5', '0.125', '90', ''],
             ['5', '2', '1e-09', '0.5', '0.5', '1', '90.1235', '12.3457'],
@@ -54,12 +60,32 @@ def test_a_step_is_logged_at_once_with_six_digits(run, tmp_path):
     assert log(tmp_path)[0] == [name for name in LOG_COLUMNS if name != 'images_per_second']
 
 
+def test_the_steps_of_a_call_are_logged_as_if_one_by_one(run, tmp_path):
+    d_loss, g_loss, d_real, d_fake = RNG.uniform(0, 1, (4, 3)).astype(np.float32)
+    d_real, d_fake = (np.stack([each, each / 2], axis=1)[..., np.newaxis] for each in (d_real, d_fake))
+    with Recorder(run, 0) as together:
+        together.add_steps(7, [d_loss, g_loss, d_real, d_fake], 90.0, 2.5)
+        together.print_losses(7, FACES[:4])
+    whole, events = log(tmp_path), values_by_tag(read_events(tmp_path))
+    for path in tmp_path.glob('events.*'):
+        path.unlink()
+    run.open_directory()
+    with Recorder(run, 0) as one_by_one:
+        for n in range(3):
+            losses = d_loss[n], g_loss[n], d_real[n : n + 1], d_fake[n : n + 1]
+            add_step(one_by_one, 5 + n, losses, 90.0, 2.5 if n == 2 else None)
+        one_by_one.print_losses(7, FACES[:4])
+    assert log(tmp_path) == whole and [row[0] for row in whole[1:]] == ['5', '6', '7'] and whole[-1][-1] == '2.5'
+    for tag, [(step, value)] in values_by_tag(read_events(tmp_path)).items():
+        assert step == 7 and value == events[tag][0][1], tag
+
+
 def test_a_grid_is_recorded_with_the_means_since_the_last_one(run, tmp_path, capsys):
     with Recorder(run, 0) as recorder:
-        recorder.add_step(1, (1.0, 0.5, scores(0.2, 0.4), scores(0.1, 0.1)), 30.0, None)
-        recorder.add_step(2, (2.0, 1.5, scores(0.6, 0.8), scores(0.3, 0.3)), 60.0, None)
+        add_step(recorder, 1, (1.0, 0.5, scores(0.2, 0.4), scores(0.1, 0.1)), 30.0, None)
+        add_step(recorder, 2, (2.0, 1.5, scores(0.6, 0.8), scores(0.3, 0.3)), 60.0, None)
         assert recorder.print_losses(2, FACES[:4]) == 1.5
-        recorder.add_step(3, (7.0, 9.0, scores(0.5, 0.5), scores(0.5, 0.5)), 10.0, None)
+        add_step(recorder, 3, (7.0, 9.0, scores(0.5, 0.5), scores(0.5, 0.5)), 10.0, None)
         assert recorder.print_losses(3, FACES[:4]) == 7
     line, _ = capsys.readouterr().out.splitlines()
     assert line == (
@@ -83,7 +109,7 @@ def test_a_process_that_goes_on_hides_what_was_recorded_of_later_steps(run, tmp_
 def test_a_process_that_goes_on_plots_the_whole_run(run):
     with Recorder(run, 0) as whole:
         for step in range(1, 2 * MAX_POINTS + 2):
-            whole.add_step(step, (step / 8, 0.5, scores(0.25), scores(0.125)), 90.0, 2.5 if step % 2 else None)
+            add_step(whole, step, (step / 8, 0.5, scores(0.25), scores(0.125)), 90.0, 2.5 if step % 2 else None)
     with Recorder(run, 2 * MAX_POINTS + 1) as resumed:
         np.testing.assert_allclose(resumed.losses.points, whole.losses.points)
         np.testing.assert_allclose(resumed.distances.points, whole.distances.points)
@@ -92,10 +118,10 @@ def test_a_process_that_goes_on_plots_the_whole_run(run):
 
 def test_memory_does_not_grow_between_grids_that_are_far_apart(run):
     with Recorder(run, 0) as recorder:
-        values = 1.0, 0.5, np.full((64, 1), 0.5), np.full((64, 1), 0.5)
+        values = 1.0, 0.5, np.full((1, 64, 1), 0.5), np.full((1, 64, 1), 0.5)
         tracemalloc.start()
         for step in range(1, 2 * MAX_POINTS + 2001):
-            recorder.add_step(step, values, 90.0, None)
+            add_step(recorder, step, values, 90.0, None)
             if step == 2 * MAX_POINTS:  # from here on the curves have as many points as they ever have
                 before, _ = tracemalloc.get_traced_memory()
         after, _ = tracemalloc.get_traced_memory()

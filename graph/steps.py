@@ -1,0 +1,38 @@
+"""Training steps, many of them in one session call, and the data set on the device."""
+
+from graph.session import tf
+
+
+def repeat(step, inputs: list, size: int, count) -> list:
+    """Run `step` on `count` batches in turn, of `size` at most; its results, stacked: (size, ...), zeros after `count`.
+
+    step: takes a batch of each input, and returns the two losses and the two scores of it once all is updated.
+    inputs: each holds `size` batches end to end.
+    """
+    inputs = [tf.reshape(tensor, [size, -1, *tensor.shape[1:]]) for tensor in inputs]
+    shapes: list = [[], [], [None, 1], [None, 1]]  # of the losses and the scores
+
+    def body(number, *arrays):
+        results = step(*(tensor[number] for tensor in inputs))
+        with tf.control_dependencies(results):  # the next step begins when this one is done
+            return number + 1, *(array.write(number, result) for array, result in zip(arrays, results, strict=True))
+
+    arrays = [tf.TensorArray(tf.float32, size, element_shape=shape) for shape in shapes]
+    _, *arrays = tf.while_loop(lambda number, *_: number < count, body, [0, *arrays], parallel_iterations=1)
+    return [array.stack() for array in arrays]
+
+
+class StoredFaces:
+    """Faces, uint8 of `shape` (N, H, W, 3), in a variable on the device, which no checkpoint holds."""
+
+    def __init__(self, shape: tuple):
+        self.value = tf.placeholder(tf.uint8, shape)
+        self.variable = tf.Variable(self.value, trainable=False, collections=[])
+
+    def load(self, faces, session) -> None:
+        """Copy `faces` to the device."""
+        session.run(self.variable.initializer, {self.value: faces})
+
+    def get_batch(self, indices):
+        """The faces at `indices`, scaled as by `helper.get_batch`."""
+        return tf.cast(tf.gather(self.variable, indices), tf.float32) * (1 / 255) - 0.5
