@@ -11,7 +11,7 @@ import time
 from typing import NoReturn
 
 from common import cli
-from distributed.collectives import START_FACTOR, CollectiveReplica
+from distributed.collectives import CollectiveReplica
 from distributed.socket_filter import listen_only_on
 from graph.replica import Replica
 from graph.session import session_config, tf
@@ -22,6 +22,10 @@ LOST = 3  # exit status of such a worker when it has lost another
 ADVICE = '; all workers have ended. To go on from the last checkpoint: --resume with --run-dir'
 LOST_ERRORS = ('UnavailableError', 'DeadlineExceededError', 'AbortedError', 'CancelledError', 'FailedPreconditionError')
 MAX_JSON_BYTES = 1 << 16  # of a value that is broadcast
+START_FACTOR = 10  # a worker may take this many times the timeout to start: its machine may have to start first
+PROBES = 10  # of every other worker in each timeout
+# How HTTP/2 begins, with empty settings. gRPC of TensorFlow 2.16 keeps a connection without it open for two minutes.
+GREETING = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 def from_environment(timeout: float):
@@ -57,10 +61,15 @@ def split_address(address) -> tuple[str, int]:
     return host.strip('[]'), int(port)
 
 
-def is_listening(address: str) -> bool:
-    """Whether connections to an address are accepted."""
-    with contextlib.suppress(OSError), socket.create_connection(split_address(address), timeout=1):
-        return True
+def answers(address: str, timeout: float) -> bool:
+    """Whether the worker at an address is alive: TensorFlow's server returns a greeting.
+
+    Its threads do so whatever Python is busy with. A process that is stopped does not, though its kernel still accepts
+    connections for it.
+    """
+    with contextlib.suppress(OSError), socket.create_connection(split_address(address), timeout) as connection:
+        connection.sendall(GREETING)
+        return bool(connection.recv(1))
     return False
 
 
@@ -77,27 +86,35 @@ def shard_size(batch_size: int, count: int) -> int:
 class Worker(CollectiveReplica):
     """One of several processes that train together.
 
-    When another worker ends, hangs or becomes unreachable, this process ends too, at once and from wherever it is:
-    TensorFlow's sessions and servers might wait for the other worker indefinitely.
+    When another worker ends, is stopped or becomes unreachable, this process ends too, at once and from wherever it is:
+    TensorFlow's sessions and servers might wait for the other worker indefinitely. A worker that is at work may let
+    the others wait for as long as it likes.
     """
 
     def __init__(self, index: int, addresses: list[str], timeout: float, launched: bool = False):
-        """addresses: host:port of each worker. timeout: seconds to wait for them. launched: started by `launch`."""
-        super().__init__(index, len(addresses), timeout)
-        self.addresses, self.launched = addresses, launched
+        """addresses: host:port of each worker. timeout: seconds of silence after which one is lost.
+
+        launched: started by `launch`.
+        """
+        super().__init__(index, len(addresses))
+        self.addresses, self.timeout, self.launched = addresses, timeout, launched
+        self._finished = threading.Event()
+        self._ending = threading.Lock()  # held by the thread that ends the process, so that only one reports
 
     def __enter__(self):
-        """Start the server, and wait until all workers listen, for START_FACTOR times the timeout."""
+        """Start the server, wait until all workers answer, for START_FACTOR times the timeout, and watch over them."""
         if self.launched:
             threading.Thread(target=self._follow_launcher, daemon=True).start()
         try:
             self._start_server()
             deadline = time.monotonic() + START_FACTOR * self.timeout
             for index, address in enumerate(self.addresses):
-                while not is_listening(address):
+                while not answers(address, timeout=1):
                     if time.monotonic() > deadline:
                         self._end(f'worker {index}, {address}, cannot be reached: no answer')
                     time.sleep(0.2)
+                if index != self.index:
+                    threading.Thread(target=self._watch, args=[address], daemon=True).start()
         except BaseException as error:
             self.__exit__(type(error), error, None)
         return self
@@ -106,6 +123,15 @@ class Worker(CollectiveReplica):
         """Send this process SIGTERM, so that it saves and ends, when the launcher is gone and with it stdin."""
         os.read(0, 1)
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def _watch(self, address: str):
+        """End this process when a worker has been silent for the timeout, unless the work is done."""
+        heard = time.monotonic()
+        while not self._finished.wait(self.timeout / PROBES):
+            if answers(address, self.timeout):
+                heard = time.monotonic()
+            elif time.monotonic() > heard + self.timeout:
+                self._end()
 
     def _start_server(self):
         """Start TensorFlow's server, and configure the sessions on it."""
@@ -124,11 +150,12 @@ class Worker(CollectiveReplica):
     def __exit__(self, kind, error: BaseException | None, traceback) -> NoReturn:
         """Report an error, if any, and end the process with its status."""
         status = 1
-        try:
-            status = cli.exit_status(error)
-            sys.stdout.flush()
-        finally:
-            os._exit(status)  # a regular exit destroys the server, which can wait indefinitely for lost workers
+        with self._ending:
+            try:
+                status = cli.exit_status(error)
+                sys.stdout.flush()
+            finally:
+                os._exit(status)  # a regular exit destroys the server, which can wait indefinitely for lost workers
 
     def shard(self, batch_size: int) -> slice:
         size = shard_size(batch_size, self.count)
@@ -159,27 +186,21 @@ class Worker(CollectiveReplica):
         # The work is done: it does not matter if another worker has already ended.
         with self._end_if_others_are_lost(), contextlib.suppress(tf.errors.OpError):
             session.run(self._barrier)
+        self._finished.set()
 
     @contextlib.contextmanager
     def _end_if_others_are_lost(self):
-        """End the process if what runs inside fails or hangs because of another worker.
-
-        TensorFlow reports broken connections and collectives that exceed their timeout. It also waits without a timeout
-        in a few places, for example for a chief that hangs while the first step is set up. A timer ends those.
-        """
-        timer = threading.Timer((START_FACTOR + 1) * self.timeout, self._end)
-        timer.start()
+        """End the process if what runs inside fails because of another worker, as when a connection breaks."""
         try:
             yield
         except tf.errors.OpError as error:
             if type(error).__name__ not in LOST_ERRORS:
                 raise
             self._end()
-        finally:
-            timer.cancel()
 
     def _end(self, reason: str = 'another worker has ended, hangs or cannot be reached') -> NoReturn:
         """End this process at once, with one line on stderr; silently if there is a launcher, which reports more."""
-        if self.launched:
-            os._exit(LOST)
-        os._exit(cli.exit_status(cli.UserError(f'worker {self.index}: {reason}{ADVICE}')))
+        with self._ending:
+            if self.launched:
+                os._exit(LOST)
+            os._exit(cli.exit_status(cli.UserError(f'worker {self.index}: {reason}{ADVICE}')))

@@ -6,23 +6,24 @@ from graph.replica import Replica
 from graph.session import tf
 
 MAX_BUFFER_BYTES = 8 << 20  # of gradients that are reduced together; a larger gradient has a buffer of its own
-START_FACTOR = 10  # at the start, workers wait for each other this many times as long as in training
 
 
 class CollectiveReplica(Replica):
-    """One of `count` replicas, all of which must build the same operations in the same order."""
+    """One of `count` replicas, all of which must build the same operations in the same order.
 
-    def __init__(self, index: int, count: int, timeout: float):
-        """timeout: seconds that an operation may wait for the other replicas."""
-        self.index, self.count, self.timeout = index, count, timeout
+    The operations wait for the other replicas without a limit.
+    """
+
+    def __init__(self, index: int, count: int):
+        self.index, self.count = index, count
         self._keys = itertools.count(1)  # an operation has the same key on all replicas
 
-    def all_reduce(self, x, timeout: float | None = None):
+    def all_reduce(self, x):
         """The sum of `x` over all replicas."""
         with tf.xla.experimental.jit_scope(compile_ops=False):
             total = tf.raw_ops.CollectiveReduceV2(
                 input=x, merge_op='Add', final_op='Id', group_size=self.count, group_key=1,
-                instance_key=next(self._keys), ordering_token=[], timeout_seconds=timeout or self.timeout,
+                instance_key=next(self._keys), ordering_token=[],
             )  # fmt: skip
         total.set_shape(x.shape)
         return total
@@ -36,8 +37,8 @@ class CollectiveReplica(Replica):
         return self.all_reduce(tf.pad(x[tf.newaxis], padding))
 
     def broadcast_tensor(self, x):
-        """The `x` of replica 0, for which the others wait START_FACTOR times the timeout: it has more to prepare."""
-        return self.all_reduce(x if self.index == 0 else tf.zeros_like(x), START_FACTOR * self.timeout)
+        """The `x` of replica 0."""
+        return self.all_reduce(x if self.index == 0 else tf.zeros_like(x))
 
     def broadcast_variables(self, variables: list):
         """An operation that gives all replicas the values that `variables` have on replica 0."""

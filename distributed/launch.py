@@ -29,7 +29,7 @@ def is_launcher(count: int) -> bool:
 def launch(count: int, timeout: float, prepare) -> None:
     """Run the command of this process as `count` workers, until all have ended or one has failed.
 
-    timeout: seconds that workers wait for each other; only for the message.
+    timeout: seconds of silence after which a worker is lost; only for the message.
     prepare: a function called first, for what needs to be done only once. It sees no GPU: those are for the workers.
 
     Each worker gets a GPU of its own, or an equal shard of the cores on a machine without GPUs. Only the first, the

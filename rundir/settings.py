@@ -129,7 +129,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
     add('--keep-every', type=epochs, help='epochs between checkpoints that are never deleted')
     add('--workers', type=cli.number(int, 1, 1024), default=1, help='processes on this machine to train with (1)')
     add('--worker-timeout', type=cli.number(float, 0, 86_400, exclusive=True), default=60.0, metavar='SECONDS',
-        help='how long workers wait for one another (60); ten times as long at the start')  # fmt: skip
+        help='how long a worker may be silent (60); ten times as long at the start')  # fmt: skip
     add('--local-batch-norm', action='store_true', default=None, help='batch norm statistics of each shard by itself')
     add('--reduce-precision', choices=PRECISIONS, help='of the gradients that workers exchange (fp32)')
     add('--preview', action='store_true', help='show samples in the terminal, too')

@@ -49,6 +49,8 @@ def train(args, replica):
     settings = replica.broadcast({'seed': args.seed, 'chief': replica.index})
     rng = np.random.default_rng(settings['seed'])
     shard = replica.shard(BATCH_SIZE)
+    if not replica.is_chief:
+        time.sleep(args.hold)  # as if its data were slow
     if replica.index == args.fail_on:
         raise cli.UserError('this worker fails')
     with tf.Graph().as_default() as graph:
@@ -69,6 +71,8 @@ def train(args, replica):
                 step += 1
                 if replica.is_chief:
                     print(json.dumps({'step': step}))
+                if replica.is_chief and step == 1:
+                    hold_up(args.hold)
                 time.sleep(args.pause)
             weights = session.run(tf.trainable_variables())
             replica.barrier(session)
@@ -83,6 +87,14 @@ def train(args, replica):
         print(json.dumps(result))
 
 
+def hold_up(seconds):
+    """Sleep, then be busy."""
+    time.sleep(seconds)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
 def main():
     parser = cli.Parser(__doc__)
     parser.add_argument('--workers', type=int, default=1)
@@ -91,6 +103,7 @@ def main():
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--offset', type=float, default=0)
     parser.add_argument('--pause', type=float, default=0)
+    parser.add_argument('--hold', type=float, default=0, help='seconds that each worker is busy elsewhere for once')
     parser.add_argument('--fail-on', type=int, metavar='INDEX')
     parser.add_argument('--local-batch-norm', action='store_true')
     parser.add_argument('--reduce-precision', default='fp32')

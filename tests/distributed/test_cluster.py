@@ -1,16 +1,21 @@
 """Workers of a TF_CONFIG: how it is read, and real processes that train together, are killed and hang."""
 
+import contextlib
 import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from common import cli
-from distributed.cluster import LAUNCHED, Worker, from_environment, is_listening, shard_size
+from distributed.cluster import LAUNCHED, Worker, answers, from_environment, shard_size
 from distributed.launch import free_addresses
 from graph.replica import Replica
 from graph.session import tf
@@ -127,7 +132,7 @@ def test_workers_started_in_any_order_train_as_one_process(start_small_training,
 @pytest.mark.parametrize(('number', 'victim'), [(signal.SIGKILL, 0), (signal.SIGSTOP, 0), (signal.SIGSTOP, 1)])
 def test_a_worker_that_dies_or_hangs_ends_the_others(start_small_training, number, victim):
     addresses = free_addresses(2)
-    flags = '--worker-timeout', 10, '--steps', 999_999, '--pause', 0.1
+    flags = '--worker-timeout', 4, '--steps', 999_999, '--pause', 0.1
     workers = [start_small_training(*flags, worker=(index, addresses)) for index in range(2)]
     assert workers[0].stdout.readline() and workers[0].stdout.readline()
     workers[victim].send_signal(number)
@@ -136,12 +141,74 @@ def test_a_worker_that_dies_or_hangs_ends_the_others(start_small_training, numbe
     assert f'worker {1 - victim}: another worker has ended, hangs or cannot be reached; ' in errors
 
 
-def test_a_wait_without_a_timeout_of_its_own_ends_by_a_timer(monkeypatch):
-    ended = threading.Event()
-    worker = Worker(0, ['a:1', 'b:2'], timeout=0.01)
-    monkeypatch.setattr(worker, '_end', ended.set)
-    with worker._end_if_others_are_lost():
-        assert ended.wait(240)
+def test_workers_wait_for_one_that_works_for_longer_than_the_timeout(start_small_training, finish):
+    addresses = free_addresses(2)
+    flags = '--worker-timeout', 3, '--hold', 7
+    workers = [start_small_training(*flags, worker=(index, addresses)) for index in range(2)]
+    assert not finish(workers[0])['stopped']
+    assert workers[1].communicate(timeout=240) == ('', '') and workers[1].returncode == 0
+
+
+def listen(alive):
+    """A listening socket that answers whoever speaks HTTP/2; if not `alive`, it is like that of a stopped process."""
+    server = socket.create_server(('127.0.0.1', 0))
+
+    def greet():
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                if connection.recv(3) == b'PRI':
+                    connection.sendall(b'settings')
+
+    if alive:
+        threading.Thread(target=greet, daemon=True).start()
+    return server
+
+
+def test_a_worker_is_alive_if_it_answers():
+    with listen(alive=True) as working, listen(alive=False) as stopped:
+        addresses = [f'127.0.0.1:{server.getsockname()[1]}' for server in (working, stopped)]
+        assert answers(addresses[0], timeout=60) and not answers(addresses[1], timeout=0.1)
+    assert not answers(addresses[1], timeout=60)
+
+
+def test_a_worker_that_is_silent_for_the_timeout_ends_the_others_wherever_they_are(monkeypatch):
+    worker = Worker(0, ['a:1', 'b:2'], timeout=0.1)
+    monkeypatch.setattr(worker, '_end', worker._finished.set)
+    with listen(alive=False) as stopped:
+        worker._watch(f'127.0.0.1:{stopped.getsockname()[1]}')
+    assert worker._finished.is_set()
+
+
+def test_a_worker_that_has_finished_may_leave(monkeypatch):
+    worker = Worker(0, ['a:1', *free_addresses(1)], timeout=0.1)
+    worker._barrier = None
+    worker.barrier(SimpleNamespace(run=lambda _: None))
+    monkeypatch.setattr(worker, '_end', lambda: pytest.fail('a worker that left was missed'))
+    worker._watch(worker.addresses[1])
+
+
+ALL_THREADS_END = """
+import threading, time
+from common import cli
+from distributed.cluster import Worker
+
+def report(error, report=cli.exit_status):
+    status = report(error)
+    time.sleep(0.2)
+    return status
+
+cli.exit_status = report
+worker = Worker(1, ['a:1', 'b:2'], timeout=60)
+for _ in range(4):
+    threading.Thread(target=worker._end).start()
+worker._end()
+"""
+
+
+def test_a_worker_that_loses_several_others_reports_it_once():
+    result = subprocess.run([sys.executable, '-c', ALL_THREADS_END], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.count('\n') == 1, result.stderr
 
 
 @pytest.mark.parametrize('name', ['Unavailable', 'DeadlineExceeded', 'Aborted', 'Cancelled', 'FailedPrecondition'])
@@ -182,7 +249,7 @@ def test_a_worker_that_waits_for_another_can_be_stopped(start_small_training, nu
     addresses = free_addresses(2)
     process = start_small_training(worker=(0, addresses))
     deadline = time.monotonic() + 120
-    while not is_listening(addresses[0]):
+    while not answers(addresses[0], timeout=1):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(number)

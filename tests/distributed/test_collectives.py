@@ -19,7 +19,7 @@ def run_replicas(build, count):
         fetches = []
         for index in range(count):
             with tf.device(f'/cpu:{index}'), tf.variable_scope(f'replica{index}'):
-                fetches.append(build(CollectiveReplica(index, count, timeout=60)))
+                fetches.append(build(CollectiveReplica(index, count)))
         with tf.Session(graph=graph, config=tf.ConfigProto(device_count={'CPU': count})) as session:
             session.run(tf.global_variables_initializer())
             return session.run(fetches)
@@ -103,13 +103,13 @@ def test_gradients_are_packed_into_few_buffers_from_the_end(monkeypatch):
     sent = []
 
     class Recorder(CollectiveReplica):
-        def all_reduce(self, x, timeout=None):
+        def all_reduce(self, x):
             sent.append(x)
             return x * tf.cast(self.count, x.dtype)
 
     values = [np.arange(n, dtype=np.float32).reshape(-1, 2) + n for n in (2, 6, 30, 4, 6)]
     with tf.Graph().as_default(), tf.Session() as session:
-        means = Recorder(0, 3, 1.0).mean(list(map(tf.constant, values)))
+        means = Recorder(0, 3).mean(list(map(tf.constant, values)))
         results, buffers = session.run([means, sent])
     for result, value in zip(results, values, strict=True):
         np.testing.assert_allclose(result, value)
@@ -158,7 +158,7 @@ def test_a_worker_reduces_gradients_in_few_buffers_and_all_variables_at_once():
 
 def test_reductions_run_one_after_the_other_in_the_order_in_which_they_can_start():
     with tf.Graph().as_default():
-        replica, x = CollectiveReplica(0, 2, 1.0), tf.ones([2])
+        replica, x = CollectiveReplica(0, 2), tf.ones([2])
         late = replica.all_reduce(tf.tanh(tf.tanh(x)))
         early = replica.all_reduce(x)
         last = replica.all_reduce(late + early)

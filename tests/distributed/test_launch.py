@@ -301,13 +301,13 @@ def test_a_run_goes_on_with_more_workers_that_have_no_checkpoint(start_training,
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGSTOP])
 def test_a_worker_that_dies_or_hangs_ends_the_others_and_the_same_command_goes_on(start_training, tmp_path, number):
     run_dir = tmp_path / 'run'
-    flags = '--workers', 2, '--run-dir', run_dir, '--resume', '--worker-timeout', 10
+    flags = '--workers', 2, '--run-dir', run_dir, '--resume', '--worker-timeout', 5
     process = start_training(*flags, '--epochs', 999_999)
     wait_for_step(12, run_dir)
     workers = children(process)
     os.kill(workers[1], number)
     _, errors = process.communicate(timeout=240)
-    what = 'was killed by SIGKILL' if number == signal.SIGKILL else 'did not answer for 10 s'
+    what = 'was killed by SIGKILL' if number == signal.SIGKILL else 'did not answer for 5 s'
     assert process.returncode == 2 and errors.count('\n') == 1 and f'worker 1 {what}' in errors, errors
     assert not any(map(is_running, workers))
     if number == signal.SIGKILL:
