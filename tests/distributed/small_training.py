@@ -36,7 +36,15 @@ def build(replica, args):
         x, mean, variance = current_replica().batch_norm(x + args.offset, gamma, beta, 1e-3)
         x *= random_uniform(tf.shape(x), 'dropout', 0.5, 1.5)
         logits = tf.reduce_mean(tf.tanh(x), axis=[1, 2, 3])[:, tf.newaxis]
-        losses = Losses(tf.reduce_mean(tf.square(logits - 1)), tf.reduce_mean(logits), logits, -logits, fake=x, real=(), d_penalty=())
+        losses = Losses(
+            tf.reduce_mean(tf.square(logits - 1)),
+            tf.reduce_mean(logits),
+            logits,
+            -logits,
+            fake=x,
+            real=(),
+            d_penalty=(),
+        )
         variables = tf.trainable_variables()
         means = current_replica().mean(tf.gradients(losses.d_loss, variables))
         optimizer = tf.train.AdamOptimizer(0.01)

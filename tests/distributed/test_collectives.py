@@ -87,7 +87,9 @@ def test_the_variance_is_exact_where_the_mean_is_large():
 def test_losses_are_means_and_scores_those_of_the_whole_batch(stops):
     def build(replica):
         scores = tf.reshape(tf.constant([0.0, 0.1]) + replica.index, [2, 1])
-        losses = Losses(tf.constant(replica.index + 1.0), tf.constant(replica.index * 3.0), scores, -scores, (), (), scores)
+        losses = Losses(
+            tf.constant(replica.index + 1.0), tf.constant(replica.index * 3.0), scores, -scores, (), (), scores
+        )
         return replica.gather_losses(losses, tf.constant(float(stops[replica.index])))
 
     for index, (losses, stopped) in enumerate(run_replicas(build, 3)):
