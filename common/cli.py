@@ -1,6 +1,9 @@
 """Command lines: arguments with ranges, one-line errors, signals, progress bars."""
 
 import argparse
+import contextlib
+import errno
+import os
 import signal
 import sys
 import threading
@@ -74,6 +77,48 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
+class Output:
+    """A standard stream that falls silent once its reader or its terminal has gone: the work goes on."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._silent_without_reader():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._silent_without_reader():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _silent_without_reader(self):
+        try:
+            yield
+        except OSError as error:
+            with open(os.devnull, 'wb') as nowhere:  # for what is still buffered, and for TensorFlow's own messages
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+
+
+def open_streams() -> None:
+    """Make sure that the standard streams can be used, whatever the caller did with them or does later."""
+    for name, mode in ('stdin', 'r'), ('stdout', 'w'), ('stderr', 'w'):
+        if getattr(sys, name) is None:  # closed by the caller: the next file opened would get its number
+            stream = open(os.devnull, mode)  # noqa: SIM115
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+        if mode == 'w':
+            stream = getattr(sys, name)
+            stream.reconfigure(line_buffering=True, errors='backslashreplace')  # odd paths
+            setattr(sys, name, Output(stream))
+
+
 def exit_status(error: BaseException | None) -> int:
     """Report an error and return the exit status: one line and 2 for what the user can put right."""
     if error is None:
@@ -92,7 +137,7 @@ def exit_status(error: BaseException | None) -> int:
 
 def run(main) -> NoReturn:
     """Run a command and exit with its status."""
-    sys.stdout.reconfigure(line_buffering=True, errors='backslashreplace')  # type: ignore[union-attr]  # odd paths
+    open_streams()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
     try:
         main()

@@ -246,14 +246,16 @@ RANGES = {
 
 def parse(script, arguments, monkeypatch, capsys):
     """The line on stderr that a command ends with because of its arguments, or None if it accepts them."""
-    monkeypatch.setattr(sys, 'argv', [script, *arguments])
-    sys.stderr.reconfigure(errors='backslashreplace')  # as the real one is
     handler = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as exit:
-            cli.run(COMMANDS[script].parse_arguments)
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, 'argv', [script, *arguments])
+        for stream in ('stdout', 'stderr'):  # `cli.run` replaces them
+            patch.setattr(sys, stream, getattr(sys, stream))
+        try:
+            with pytest.raises(SystemExit) as exit:
+                cli.run(COMMANDS[script].parse_arguments)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
     output, error = capsys.readouterr()
     if exit.value.code == 0:
         assert error == '' and (output == '' or output.startswith('usage: '))

@@ -1,12 +1,13 @@
 import argparse
 import io
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, assert_one_line
 
 from common import cli
 
@@ -102,6 +103,71 @@ def test_a_terminated_command_removes_its_temporary_files(tmp_path):
     )
     result = run_code(code)
     assert result.returncode == 143 and result.stderr == '' and list(tmp_path.iterdir()) == []
+
+
+# --- streams
+
+
+@pytest.mark.parametrize('closed', ['<&-', '>&-', '2>&-', '<&- >&- 2>&-'])
+def test_a_stream_closed_by_the_caller_does_no_harm(tmp_path, closed):
+    code = (
+        'import os, subprocess, sys\n'
+        'from common import cli\n'
+        'def main():\n'
+        '    print("out")\n'
+        '    print("err", file=sys.stderr)\n'
+        '    with open(sys.argv[1], "w") as file:\n'
+        '        child = "import sys; sys.exit(None in (sys.stdin, sys.stdout, sys.stderr))"\n'
+        '        print(file.fileno() > 2, subprocess.call([sys.executable, "-c", child]), file=file)\n'
+        'cli.run(main)\n'
+    )
+    command = ['sh', '-c', f'exec "$0" "$@" {closed}', sys.executable, '-c', code, tmp_path / 'file']
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout in ('out\n', '') and result.stderr in ('err\n', '')
+    assert (tmp_path / 'file').read_text() == 'True 0\n'
+
+
+READER_GONE = (
+    'import os, sys\n'
+    'from common import cli\n'
+    'def main():\n'
+    '    with cli.progress(total=9) as bar:\n'
+    '        for _ in range(9):\n'
+    '            bar.update()\n'
+    '            bar.write("a line")\n'
+    '            print("err", file=sys.stderr)\n'
+    '    sys.stdout.write("unfinished")\n'
+    '    sys.exit(7)\n'
+    'cli.run(main)\n'
+)
+
+
+@pytest.mark.parametrize('stream', ['stdout', 'stderr'])
+def test_a_command_whose_reader_goes_away_goes_on_silently_to_its_usual_status(stream):
+    reader, writer = os.pipe()
+    os.close(reader)
+    other = 'stderr' if stream == 'stdout' else 'stdout'
+    options = {stream: writer, other: subprocess.PIPE}
+    result = subprocess.run([sys.executable, '-c', READER_GONE], cwd=ROOT, text=True, **options)
+    os.close(writer)
+    expected = {'stdout': 'a line\n' * 9 + 'unfinished', 'stderr': 'err\n' * 9}
+    assert result.returncode == 7 and getattr(result, other) == expected[other]
+
+
+def test_a_command_whose_terminal_goes_away_goes_on_silently_to_its_usual_status():
+    terminal, writer = os.openpty()
+    os.close(terminal)
+    result = subprocess.run([sys.executable, '-c', READER_GONE], cwd=ROOT, stdout=writer, stderr=writer)
+    os.close(writer)
+    assert result.returncode == 7
+
+
+def test_a_stream_on_a_full_disk_is_an_error_of_one_line():
+    with open('/dev/full', 'w') as full:
+        command = [sys.executable, '-c', 'from common import cli; cli.run(lambda: print("a line"))']
+        result = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert_one_line(result, 'No space left on device')
 
 
 # --- signals
