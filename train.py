@@ -192,10 +192,7 @@ def initialize(session, graph: SimpleNamespace, run: Run, replica: Replica) -> i
     if graph.faces:
         graph.faces.load(run.dataset.faces, session)
     if run.checkpoint:
-        try:
-            graph.saver.restore(session, str(run.checkpoint.prefix))
-        except (tf.errors.OpError, ValueError):
-            raise cli.UserError(f'{run.checkpoint.prefix} is damaged, or not a checkpoint of this run') from None
+        checkpoints.restore(session, graph.saver, run.checkpoint)
     if replica.is_chief:
         run.open_directory()
     replica.synchronize(session)

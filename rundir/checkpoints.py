@@ -6,6 +6,7 @@ held-out ones. A checkpoint is named by its prefix, as TensorFlow has it, and ex
 
 import csv
 import math
+import os
 import re
 import shlex
 from pathlib import Path
@@ -70,7 +71,7 @@ def find(path: Path) -> tuple[Path, Checkpoint]:
 def is_intact(checkpoint: Checkpoint) -> bool:
     """Whether every tensor of a checkpoint can be read, which is when TensorFlow compares checksums."""
     try:
-        saved = tf.train.load_checkpoint(str(checkpoint.prefix))
+        saved = tf.train.NewCheckpointReader(os.fsencode(checkpoint.prefix))
         for name in saved.get_variable_to_shape_map():
             saved.get_tensor(name)
     except Exception:  # a damaged file makes the reader raise nearly anything: OpError, IndexError, ValueError
@@ -103,9 +104,9 @@ def save(session, saver, run_dir: Path, kind: str, step: int, healthy: int) -> N
 
     Raises UserError if the checkpoint cannot be written.
     """
-    prefix = run_dir / 'checkpoints' / kind
+    prefix = run_dir / 'checkpoints' / f'{kind}-{step}'
     try:
-        saver.save(session, str(prefix), step, write_meta_graph=False, write_state=False)
+        write(session, saver, prefix)
     except tf.errors.OpError:  # its message begins with a stack of operations
         delete_unfinished(run_dir)
         raise cli.UserError(
@@ -113,6 +114,23 @@ def save(session, saver, run_dir: Path, kind: str, step: int, healthy: int) -> N
             'earlier checkpoints are intact'
         ) from None
     delete_old(run_dir, healthy)
+
+
+def write(session, saver, prefix: Path) -> None:
+    """Write a checkpoint. Raises tf.errors.OpError.
+
+    As `saver.save` does, which takes only names that are UTF-8 and that Python's locale can encode.
+    """
+    session.run(saver.saver_def.save_tensor_name, {saver.saver_def.filename_tensor_name: os.fsencode(prefix)})
+
+
+def restore(session, saver, checkpoint: Checkpoint) -> None:
+    """Restore all variables, as `saver.restore` does. Raises UserError."""
+    prefix = checkpoint.prefix
+    try:
+        session.run(saver.saver_def.restore_op_name, {saver.saver_def.filename_tensor_name: os.fsencode(prefix)})
+    except tf.errors.OpError:
+        raise cli.UserError(f'{prefix} is damaged, or not a checkpoint of this run') from None
 
 
 def delete_unfinished(run_dir: Path) -> None:

@@ -23,6 +23,8 @@ def read_run(run_dir: Path) -> dict:
             raise cli.UserError(f'{path} was written by a newer version of this project: update to use it')
         check_settings(run['settings'])
         run['settings'] = ADDED | run['settings']
+        for name in ('data', 'data_dir'):  # paths, which may have been other strings in the locale of the run
+            run['settings'][name] = os.fsdecode(run['settings'][name].encode('utf-8', 'surrogateescape'))
         run['data_digest']
         return run
     except FileNotFoundError:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +67,7 @@ def restored_generator(checkpoint: Path):
         z = tf.placeholder(tf.float32, [None, system.latent_size], 'input_z')
         images = dcgan.generator(system, z, training=False)
         try:
-            saved = tf.train.load_checkpoint(str(prefix))
+            saved = tf.train.NewCheckpointReader(os.fsencode(prefix))
             values = {}  # instead of random initial ones
             for variable in tf.global_variables():
                 average = f'{variable.op.name}/ExponentialMovingAverage'
@@ -117,9 +118,8 @@ def export_generator(checkpoint: Path, out: Path) -> None:
             export = Path(folder, out.name)
             (export / 'checkpoints').mkdir(parents=True)
             (export / 'run.json').write_text(json.dumps(run, indent=2) + '\n')
-            target = str(export / 'checkpoints' / prefix.name)
             try:
-                tf.train.Saver().save(generator.session, target, write_meta_graph=False, write_state=False)
+                checkpoints.write(generator.session, tf.train.Saver(), export / 'checkpoints' / prefix.name)
             except tf.errors.OpError:  # its message begins with a stack of operations
                 raise UserError(f'{out} cannot be written, the disk may be full') from None
             export.rename(out)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import NARROW, ROOT, assert_one_line, checkpoint_names, cut, flip_bit, log, run_command
+from conftest import NARROW, ROOT, assert_one_line, checkpoint_names, cut, flip_bit, log, read_events, run_command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -111,6 +111,48 @@ def test_a_run_without_an_intact_checkpoint_is_not_started_again(copy, tmp_path)
         cut(file)
     assert_one_line(run_command('train.py', '--run-dir', copy, '--resume', cwd=tmp_path), 'no intact checkpoint')
     assert len(log(copy)) == 11
+
+
+# --- locales
+
+EVERY_COMMAND = """
+import os, pathlib, sys
+import evaluate, generate, train
+from common import cli
+from rundir import directory
+
+def main():
+    directory.lock = lambda run_dir: None  # this process trains twice there
+    os.chdir(sys.argv[1])
+    run, data = pathlib.Path('run').absolute(), pathlib.Path('pictures.zip').absolute()
+    new = '--width', '0.0625', '--batch-size', '8', '--data-dir', 'data', '--data'
+    for command, *arguments in (
+        (train, '--run-dir', run, *new, data, '--steps', '2', '--hold-out', 'images'),
+        (train, '--run-dir', run, '--resume', '--steps', '4', '--evaluate-every', '2'),
+        (generate, '--checkpoint', run, '--out', run.with_name('faces')),
+        (generate, '--checkpoint', run, '--export', run.with_name('exported')),
+        (evaluate, run.with_name('exported'), '--data', data, '--out', run.with_name('evaluation')),
+    ):
+        sys.argv[1:] = map(str, arguments)
+        command.main()
+
+cli.run(main)
+"""
+
+
+def test_every_command_takes_paths_in_any_encoding_in_a_locale_of_ascii(tmp_path, pictures):
+    folder = tmp_path / os.fsdecode('Köln in UTF-8, '.encode() + 'Köln in Latin-1'.encode('latin-1'))
+    folder.mkdir()
+    shutil.copy(pictures, folder)
+    environment = os.environ | {'PYTHONPATH': str(ROOT), 'LC_ALL': 'C', 'PYTHONUTF8': '0'}
+    command = [sys.executable, '-c', EVERY_COMMAND, folder]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stderr == '', result.stderr
+    assert {'pictures.zip', 'data', 'run', 'faces', 'exported', 'evaluation'} == {
+        path.name for path in folder.iterdir()
+    }
+    run = (folder / 'run').rename(tmp_path / 'run')  # TensorFlow's own reader of events takes only UTF-8
+    assert log(run)[-1][0] == '4' and checkpoint_names(run)[-1] == 'step-4' and len(read_events(run)) > 4
 
 
 # --- disks

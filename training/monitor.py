@@ -94,5 +94,5 @@ class FailureMonitor:
         directory = self.run.directory
         warning = f'Warning: since step {self.healthy} {sign}; {advice_to_go_back(directory, self.healthy)}'
         recorder.print(warning)
-        with open(directory / 'warnings.log', 'a') as file:
+        with open(directory / 'warnings.log', 'a', encoding='utf-8', errors='surrogateescape') as file:
             file.write(f'Step {step}. {warning}\n')

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import itertools
+import os
 import time
 from collections.abc import Iterable
 
@@ -55,7 +56,7 @@ class Recorder(contextlib.ExitStack):
             for logged, _, *losses, _, distance in itertools.islice(csv.reader(file), 1, None):
                 self.add_to_curves(float(logged), map(float, losses), float(distance) if distance else None)
         self.log = self.enter_context(open(run.directory / 'log.csv', 'a', 1, newline=''))  # noqa: SIM115
-        self.events = self.enter_context(tf.io.TFRecordWriter(str(events)))
+        self.events = self.enter_context(tf.io.TFRecordWriter(os.fsencode(events)))
         self.bar = self.enter_context(progress(total=run.last_step, initial=step, unit=' steps'))
         self.start_means()
         self.add_event(file_version='brain.Event:2')

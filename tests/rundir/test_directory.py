@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -17,6 +18,14 @@ def test_what_is_written_is_read(tmp_path):
     assert (run['format'], run['settings'], run['images'], run['data_digest']) == (FORMAT, settings, 44, 'a1b2')
     assert set(run['versions']) == {'python', 'tensorflow', 'numpy'}
     assert [path.name for path in tmp_path.iterdir()] == ['run.json']
+
+
+def test_paths_of_a_run_made_in_any_locale_are_those_of_this_one(tmp_path):
+    settings, _ = chosen('--steps 1')
+    for name in ('/K\udcc3\udcb6ln', '/Köln'):  # as Python has it in locale C, and in one with UTF-8
+        write_run(tmp_path, settings | {'data': name, 'data_dir': name}, 44, 'a1b2')
+        saved = read_run(tmp_path)['settings']
+        assert saved['data'] == saved['data_dir'] == os.fsdecode('/Köln'.encode())
 
 
 def test_a_directory_without_run_json_is_no_run(tmp_path):

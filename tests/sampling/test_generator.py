@@ -248,7 +248,7 @@ def test_weights_that_cannot_be_written_leave_nothing_behind(tmp_path, monkeypat
     def full(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, 'No space left on device')
 
-    monkeypatch.setattr(tf.train.Saver, 'save', full)
+    monkeypatch.setattr(checkpoints, 'write', full)
     with pytest.raises(UserError, match='mine cannot be written, the disk may be full'):
         export_generator(PRETRAINED, tmp_path / 'mine')
     assert list(tmp_path.iterdir()) == []

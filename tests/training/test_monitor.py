@@ -1,3 +1,4 @@
+import os
 import re
 import shlex
 from types import SimpleNamespace
@@ -141,6 +142,14 @@ def test_a_run_that_has_been_failing_for_long_is_reported_once(tmp_path, every, 
     else:
         assert (tmp_path / 'warnings.log').read_text() == f'Step {warned}. {recorder.printed[0]}\n'
         assert f'since step {watch.healthy} the faces are nearly all the same' in recorder.printed[0]
+
+
+def test_a_warning_can_name_a_run_that_is_not_in_utf_8(tmp_path):
+    run_dir = tmp_path / os.fsdecode('Köln'.encode('latin-1'))
+    (run_dir / 'checkpoints').mkdir(parents=True)
+    (run_dir / 'checkpoints' / 'step-0.index').touch()
+    check(new_run('', FACES, run_dir), range(500, 5000, 500), range(10_000), Recorder())
+    assert os.fsencode(run_dir) in (run_dir / 'warnings.log').read_bytes()
 
 
 def test_a_training_that_fails_is_reported_with_the_way_back(tmp_path, monkeypatch, capsys, no_signals):
