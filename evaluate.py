@@ -6,7 +6,6 @@ python evaluate.py runs/NAME --data PATH   a training run of your own, with the 
 
 import json
 import sys
-import tempfile
 from argparse import Namespace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 import helper
 from common import cli
-from common.files import has_files, naming, replacing, unused
+from common.files import replacing
 from common.lazy import LazyModule
 from rundir import checkpoints
 from rundir.directory import read_run
@@ -122,9 +121,7 @@ def main() -> None:
     args = parse_arguments()
     run_dir, checkpoint = checkpoints.find(args.checkpoint)
     run = read_run(run_dir)
-    out = args.out or unused(Path('evaluation'))
-    if has_files(out):
-        raise cli.UserError(f'{out} is not empty: choose another folder with --out')
+    out = cli.output_folder(args.out, 'evaluation')
     settings = run['settings'] | {'data': args.data, 'data_dir': args.data_dir}
     if held_none_out := settings['hold_out'] == 'none':
         settings['hold_out'] = choose_hold_out(settings)
@@ -137,9 +134,6 @@ def main() -> None:
     elif held_none_out:
         print('Warning: this run was trained on all faces, also on those it is compared with here', file=sys.stderr)
     held_out = metrics.subset(dataset.held_out, MAX_FACES)
-    with naming(out):
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()  # fails now, before the work, if the folder is not writable
     generated = np.concatenate(list(draw_faces(checkpoint.prefix, len(held_out), args.seed, args.truncate)))
     print(f'{checkpoint.prefix}\nFaces: {dataset}; {len(generated)} drawn, and compared with as many')
     measures, neighbours = measure(generated, dataset.faces, dataset.training, held_out)
@@ -151,6 +145,7 @@ def main() -> None:
         'faces': {'drawn': len(generated), 'trained on': len(dataset.training), 'held out': len(dataset.held_out)},
         'measures': measures,
     }  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
     indices, distances = neighbours['drawn']
     with replacing(out / 'evaluation.json') as temporary:
         temporary.write_text(json.dumps(results, indent=2) + '\n')

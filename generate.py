@@ -15,7 +15,7 @@ from PIL import Image
 
 import helper
 from common import cli
-from common.files import has_files, naming, replacing, unused
+from common.files import naming, replacing
 from sampling.generator import PRETRAINED, draw_faces, export_generator, restored_generator
 from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
 from sampling.pictures import enlarge, label, save_gif
@@ -99,9 +99,7 @@ def main() -> None:
         export_generator(args.checkpoint, args.export)
         print(f'The generator: {args.export}')
         return
-    out = args.out or unused(Path('faces'))
-    if has_files(out):
-        raise cli.UserError(f'{out} is not empty: choose another folder with --out')
+    out = cli.output_folder(args.out, 'faces')
     with naming(out):
         (write_interpolation if args.interpolate else write_faces)(args, out)
 

@@ -13,6 +13,8 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+from common import files
+
 
 class UserError(Exception):
     """Something the user can put right. The message is one line and says how."""
@@ -49,6 +51,18 @@ def path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError('it is empty')
     return Path(text)
+
+
+def output_folder(chosen: Path | None, default: str) -> Path:
+    """The folder for results: `chosen`, or the first of DEFAULT, DEFAULT-2, ... without files. Not made yet.
+
+    Raises UserError if it has files, and OSError if it cannot be written.
+    """
+    out = chosen or files.unused(Path(default))
+    if files.has_files(out):
+        raise UserError(f'{out} is not empty: choose another folder with --out')
+    files.check_writable(out)
+    return out
 
 
 def progress(**options) -> tqdm:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,16 @@ def lock(file: IO | int, wait: bool = False) -> None:
             raise
         except OSError:
             pass
+
+
+def check_writable(folder: Path) -> None:
+    """Raise the OSError that writing into `folder` would raise. Makes nothing: a folder above may be tried instead."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        error.filename = str(folder)
+        raise
 
 
 def has_files(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from PIL import Image
 import dcgan
 import helper
 from common.cli import UserError, progress
-from common.files import naming
+from common.files import check_writable, naming
 from dataset.prepared import open_prepared, save_prepared
 from graph.session import open_session, tf
 from rundir import checkpoints
@@ -108,6 +108,7 @@ def export_generator(checkpoint: Path, out: Path) -> None:
     """Write only the generator, as a run directory that appears once complete. Raises UserError and OSError."""
     if out.exists():
         raise UserError(f'{out} already exists: choose another folder')
+    check_writable(out)
     run_dir, (_, prefix) = checkpoints.find(checkpoint)
     run = read_run(run_dir)
     for name in ('data', 'data_dir'):  # whoever gets the generator need not know this machine's folders

@@ -9,6 +9,7 @@ from PIL import Image, ImageSequence
 import generate
 import helper
 from common.cli import UserError
+from sampling import generator
 from sampling.generator import PRETRAINED, draw_faces
 from sampling.latents import STEPS_PER_LEG
 from sampling.pictures import LABEL_HEIGHT
@@ -169,6 +170,20 @@ def empty(_, folder):
 
 def missing(_, folder):
     return folder / 'missing'
+
+
+@pytest.mark.parametrize('flags', ['--out', '--interpolate 3 --out', '--export'])
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_work_begins(tmp_path, monkeypatch, flags):
+    def restored(*_):
+        raise AssertionError('a generator was restored')
+
+    (tmp_path / 'file').write_text('')
+    out = tmp_path / 'file' / 'out'
+    monkeypatch.setattr('sys.argv', ['generate.py', *flags.split(), str(out)])
+    monkeypatch.setattr(generator, 'restored_generator', restored)
+    monkeypatch.setattr(generate, 'restored_generator', restored)
+    with pytest.raises(OSError, match=str(out)):
+        generate.main()
 
 
 @pytest.mark.parametrize('broken', [damaged, empty, missing])

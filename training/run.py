@@ -25,6 +25,7 @@ from rundir.settings import NEWEST, choose_settings, system_of
 from sampling.generator import load_demo
 from systems import SYSTEMS, System
 
+RUNS = Path('runs')  # where runs get directories of their own
 MAX_KEPT_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
 LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second', 'swd')
 
@@ -128,6 +129,8 @@ def load_dataset(settings: dict, sources: list[str] | None = None) -> helper.Dat
         print('The demo faces are drawn by the pretrained generator; none is a photograph.')
         return helper.Dataset(load_demo(data_dir / 'prepared', size), hold_out)
     if source == 'celeba':
+        if not (data_dir / helper.CELEB_A).exists():
+            files.check_writable(data_dir / 'prepared')  # now, before the download
         try:
             source = helper.download_celeb_a(data_dir, sources or helper.CELEB_A_SOURCES)
         except DataError as error:
@@ -167,6 +170,7 @@ def find_settings(args: Namespace, several: bool) -> tuple[dict, dict]:
         raise cli.UserError('--hold-out people: nobody is on the demo faces')
     if args.sources and settings['data'] != 'celeba':
         raise cli.UserError('--sources is for --data celeba only')
+    files.check_writable(args.run_dir or RUNS)
     return settings, saved
 
 
@@ -201,7 +205,7 @@ def start_run(args: Namespace, replica: Replica) -> Run:
     check_data(run, saved, replica)
     if replica.is_chief:
         name = f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
-        run.directory = args.run_dir or files.make_unused(Path('runs') / name)
+        run.directory = args.run_dir or files.make_unused(RUNS / name)
         if not saved:
             run.directory.mkdir(parents=True, exist_ok=True)
             directory.lock(run.directory)

@@ -61,6 +61,22 @@ def test_flags_are_not_abbreviated_and_errors_are_raised():
         parser.parse_args(['--cou', '1'])
 
 
+# --- folders for results
+
+
+def test_results_get_a_folder_without_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.output_folder(None, 'faces') == Path('faces') and cli.output_folder(Path('x'), 'faces') == Path('x')
+    (tmp_path / 'faces').mkdir()
+    (tmp_path / 'faces' / 'mine').touch()
+    assert cli.output_folder(None, 'faces') == Path('faces-2')
+    with pytest.raises(cli.UserError, match='faces is not empty: choose another folder with --out'):
+        cli.output_folder(Path('faces'), 'faces')
+    with pytest.raises(NotADirectoryError, match='faces/mine/x'):
+        cli.output_folder(Path('faces/mine/x'), 'faces')
+    assert [path.name for path in tmp_path.iterdir()] == ['faces']
+
+
 # --- the end of a command
 
 

@@ -98,6 +98,22 @@ def test_without_locks_files_are_still_replaced_and_none_is_taken_for_stale(tmp_
     assert names(tmp_path) == [other, 'x']
 
 
+# --- folders that can be written
+
+
+def test_a_check_whether_a_folder_can_be_written_leaves_nothing(tmp_path):
+    files.check_writable(tmp_path)
+    files.check_writable(tmp_path / 'new' / 'newer')
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize('name', ['file', 'file/below'])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, name):
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError, match=f"'{tmp_path / name}'$"):
+        files.check_writable(tmp_path / name)
+
+
 # --- folders that are not overwritten
 
 

@@ -163,6 +163,28 @@ def test_several_workers_may_resume_a_run_that_does_not_exist_yet(tmp_path):
         find_settings(parse_arguments(['--run-dir', str(tmp_path), '--resume', '3']), several=True)
 
 
+@pytest.mark.parametrize('workers', [1, 2])
+def test_a_directory_that_cannot_be_written_is_an_error_before_data_are_loaded(tmp_path, monkeypatch, workers):
+    def load(*_):
+        raise AssertionError('data were loaded')
+
+    monkeypatch.setattr(module, 'load_faces', load)
+    (tmp_path / 'file').write_text('')
+    args = parse_arguments(['--run-dir', str(tmp_path / 'file' / 'run'), '--workers', str(workers)])
+    with pytest.raises(OSError, match=f'{tmp_path}/file/run'):
+        prepare_data(args) if workers > 1 else start_run(args, Replica())
+
+
+def test_celeb_a_is_not_downloaded_where_it_could_not_be_prepared(tmp_path, monkeypatch):
+    def download(*_):
+        raise AssertionError('the archive was downloaded')
+
+    monkeypatch.setattr(module.helper, 'download_celeb_a', download)
+    (tmp_path / 'prepared').write_text('')
+    with pytest.raises(OSError, match=f'{tmp_path}/prepared'):
+        load_faces(chosen(f'--data-dir {tmp_path}')[0])
+
+
 def test_sources_are_for_celeb_a_only():
     with pytest.raises(cli.UserError, match='--sources'):
         find_settings(parse_arguments(['--data', 'pictures.zip', '--sources', 'http://127.0.0.1:1/x']), several=False)
