@@ -22,9 +22,9 @@ RUN pip install --no-cache-dir --require-hashes -r locks/${DEVICE}.txt
 # Any user (--user) can read the code and create files and folders beside it, such as faces-2, but not change it.
 COPY . .
 RUN useradd --no-create-home app \
- && mkdir -p data runs faces evaluation \
+ && mkdir -p data/prepared runs faces evaluation \
  && chmod -R a+rX . \
- && chmod 1777 . data runs faces evaluation
+ && chmod 1777 . data data/prepared runs faces evaluation
 USER app
 VOLUME ["/app/data", "/app/runs"]
 
