@@ -32,7 +32,9 @@ lint: $(STAMP)  ## check style, format and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-bench: $(STAMP)  ## measure the speed (half an hour on 2 cores)
+bench: $(STAMP)  ## measure the speed (half an hour on 2 cores; PyTorch beside it: PYTORCH=/path/to/python)
+	@if nvidia-smi >/dev/null 2>&1; then $(RUN) benchmarks/host.py --gpu $(PYTORCH:%=--pytorch %); fi
+	$(RUN) benchmarks/host.py $(PYTORCH:%=--pytorch %)
 	$(RUN) benchmarks/speed.py
 
 PIP_COMPILE = $(VENV)/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.10 \

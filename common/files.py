@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def lock(file: IO | int, wait: bool = False) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raise the OSError that writing into `folder` would raise. Makes nothing: a folder above may be tried instead."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:

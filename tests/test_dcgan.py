@@ -1,10 +1,7 @@
 import collections
-import functools
 
 import numpy as np
 import pytest
-from conftest import chosen
-from tensorflow.python.framework import kernels as kernels_of
 
 import dcgan
 import graph.augment
@@ -497,47 +494,6 @@ def test_gradients_in_bfloat16_are_those_in_float32_but_for_rounding():
             # the 25 pixels of the kernels left out it is 0.2.
             error = np.linalg.norm(rounded[name] - value) / np.linalg.norm(value)
             assert 0 < error < 0.14, (name, error)
-
-
-@pytest.mark.parametrize(
-    'flags',
-    [
-        '',
-        '--precision bf16',
-        '--system sharma',
-        '--system kdnuggets',
-        '--flip 0.5 --augment color-translation-cutout --instance-noise 0.1',
-        '--objective hinge --spectral-norm',
-        '--objective relativistic --r1 1 --no-discriminator-batch-norm',
-    ],
-)
-def test_no_operation_of_a_step_needs_the_cpu(flags):
-    @functools.cache
-    def kernels(operation_type):
-        return kernels_of.get_registered_kernels_for_op(operation_type).kernel
-
-    def runs_on_gpu(operation):
-        return any(
-            kernel.device_type in ('GPU', 'DEFAULT')
-            and all(
-                operation.get_attr(limit.name).as_datatype_enum in limit.allowed_values.list.type
-                for limit in kernel.constraint
-            )
-            for kernel in kernels(operation.type)
-        )
-
-    if not any(kernel.device_type == 'GPU' for kernel in kernels('Conv2D')):
-        pytest.skip('this TensorFlow was built without GPU kernels')
-    ema = tf.train.ExponentialMovingAverage(0.9, tf.train.get_or_create_global_step())
-    system = chosen(f'{flags} --width 0.03125')[1]
-    real, z, learning_rate = dcgan.model_inputs(system.image_size, system.image_size, 3, system.latent_size)
-    losses = dcgan.model_loss(system, real, z)
-    operations = operations_behind(dcgan.model_opt(system, losses, learning_rate, ema), *losses)
-    assert len(operations) > 300
-    types = {operation.type for operation in operations}
-    assert ('StatelessRandomUniformV2' in types) == bool(system.dropout or system.label_noise or system.flip)
-    assert {'Minimum', 'Maximum'} <= types or not system.clip_value
-    assert {operation.type for operation in operations if not runs_on_gpu(operation)} == set()
 
 
 def test_a_step_compiled_by_xla_has_the_same_outcome(session, rng):

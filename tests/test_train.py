@@ -156,6 +156,19 @@ def test_a_data_set_on_the_device_gives_the_same_run(tmp_path, monkeypatch, no_s
     assert logs[0] == logs[1]
 
 
+def test_determinism_is_enabled_before_anything_is_computed(tmp_path, monkeypatch, no_signals):
+    class EnabledError(Exception):
+        pass
+
+    def enable():
+        raise EnabledError
+
+    monkeypatch.setattr(train, 'enable_determinism', enable)
+    with pytest.raises(EnabledError):
+        train.train(new_run('--deterministic', FACES, tmp_path / 'run'), Replica())
+    assert not (tmp_path / 'run').exists()
+
+
 def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tmp_path, no_signals):
     losses = []
     for directory, seed in (('a', 3), ('b', 3), ('c', 4)):

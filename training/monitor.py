@@ -65,8 +65,10 @@ def sign_of_failure(system: System, d_loss: float, generated: float, real: float
 
     d_loss: mean loss of the discriminator. generated, real: the diversity of generated and of real faces.
     """
-    labels = [label + (1 - 2 * label) * system.label_noise / 2 for label in (system.real_label, system.fake_label)]
-    lowest = sum(p * math.log(1 / p) for label in labels for p in (label, 1 - label) if p)  # the entropy of the labels
+    lowest = 0.0
+    if system.objective == 'standard':  # the entropy of the labels
+        labels = [label + (1 - 2 * label) * system.label_noise / 2 for label in (system.real_label, system.fake_label)]
+        lowest = sum(p * math.log(1 / p) for label in labels for p in (label, 1 - label) if p)
     if d_loss < lowest + LOSS_MARGIN:
         return f'the discriminator tells all faces apart (its loss is {d_loss:.4f}, at least {lowest:.4f} in any case)'
     if generated < real * MIN_DIVERSITY:

@@ -200,6 +200,8 @@ def start_run(args: Namespace, replica: Replica) -> Run:
         own = choose_settings(args)
         settings |= {name: own[name] for name in ('data_dir', 'data') if name == 'data_dir' or args.data}
     replica.shard(settings['batch_size'])  # an error now saves loading the data
+    if replica.count > 1 and settings['steps_per_call'] not in (None, 1):
+        raise cli.UserError('--steps-per-call: several workers make one step a call, so leave it out, or say 1')
     dataset = load_dataset(settings, args.sources)
     run = Run(settings, dataset, checkpoint=checkpoint, preview=args.preview and sys.stdout.isatty())
     check_data(run, saved, replica)

@@ -106,6 +106,8 @@ def test_diversity_is_the_deviation_between_faces_and_not_within_one():
         ('--system kdnuggets', 0.243, 40, '0.2338'),
         ('--system kdnuggets', 0.244, 40, None),
         ('--real-label 1 --label-noise 0.05', 0.243, 40, '0.2338'),
+        ('--objective hinge', 0.005, 40, '0.0000'),
+        ('--objective relativistic', 0.326, 40, None),
         ('', 0.9, 4.9, 'all the same'),
         ('', 0.9, 5.1, None),
     ],

@@ -168,7 +168,7 @@ def test_a_directory_that_cannot_be_written_is_an_error_before_data_are_loaded(t
     def load(*_):
         raise AssertionError('data were loaded')
 
-    monkeypatch.setattr(module, 'load_faces', load)
+    monkeypatch.setattr(module, 'load_dataset', load)
     (tmp_path / 'file').write_text('')
     args = parse_arguments(['--run-dir', str(tmp_path / 'file' / 'run'), '--workers', str(workers)])
     with pytest.raises(OSError, match=f'{tmp_path}/file/run'):
@@ -182,7 +182,15 @@ def test_celeb_a_is_not_downloaded_where_it_could_not_be_prepared(tmp_path, monk
     monkeypatch.setattr(module.helper, 'download_celeb_a', download)
     (tmp_path / 'prepared').write_text('')
     with pytest.raises(OSError, match=f'{tmp_path}/prepared'):
-        load_faces(chosen(f'--data-dir {tmp_path}')[0])
+        load_dataset(chosen(f'--data-dir {tmp_path} --hold-out none')[0])
+
+
+def test_several_workers_make_one_step_a_call(pictures):
+    class Several(Replica):
+        count = 2
+
+    with pytest.raises(cli.UserError, match='--steps-per-call: several workers make one step a call'):
+        start('--data', pictures, '--steps-per-call', 5, replica=Several())
 
 
 def test_sources_are_for_celeb_a_only():
