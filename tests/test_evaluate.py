@@ -160,6 +160,6 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_the_work_begins(tmp_
     (tmp_path / 'file').write_text('')
     out = tmp_path / 'file' / 'evaluation'
     monkeypatch.setattr('sys.argv', ['evaluate.py', '--data', 'demo', '--out', str(out)])
-    monkeypatch.setattr(evaluate, 'load_faces', load)
+    monkeypatch.setattr(evaluate, 'load_dataset', load)
     with pytest.raises(OSError, match=str(out)):
         evaluate.main()

@@ -11,6 +11,7 @@ import helper
 from common.cli import UserError
 from graph.session import tf
 from rundir import checkpoints
+from rundir.settings import ADDED
 from sampling import generator, metrics
 from sampling.generator import PRETRAINED, export_generator, load_demo, restored_generator
 from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
@@ -224,7 +225,7 @@ def test_an_export_says_what_it_was_trained_on_but_not_where_that_is(tmp_path):
     (copy / 'run.json').write_text(json.dumps(run))
     export_generator(copy, tmp_path / 'mine')
     exported = json.loads((tmp_path / 'mine' / 'run.json').read_text())
-    run['settings'] |= {'data': 'pictures.zip', 'data_dir': 'data'}
+    run['settings'] = ADDED | run['settings'] | {'data': 'pictures.zip', 'data_dir': 'data'}
     assert exported == run
 
 
