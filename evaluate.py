@@ -119,9 +119,14 @@ def parse_arguments() -> Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    with cli.output_folder(args.out, 'evaluation') as out:
+        evaluate(args, out)
+
+
+def evaluate(args: Namespace, out: Path) -> None:
+    """Evaluate as the flags say, print the measures, and write the results into the folder `out`."""
     run_dir, checkpoint = checkpoints.find(args.checkpoint)
     run = read_run(run_dir)
-    out = cli.output_folder(args.out, 'evaluation')
     settings = run['settings'] | {'data': args.data, 'data_dir': args.data_dir}
     if held_none_out := settings['hold_out'] == 'none':
         settings['hold_out'] = choose_hold_out(settings)
@@ -145,7 +150,6 @@ def main() -> None:
         'faces': {'drawn': len(generated), 'trained on': len(dataset.training), 'held out': len(dataset.held_out)},
         'measures': measures,
     }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
     indices, distances = neighbours['drawn']
     with replacing(out / 'evaluation.json') as temporary:
         temporary.write_text(json.dumps(results, indent=2) + '\n')

@@ -15,7 +15,7 @@ from PIL import Image
 
 import helper
 from common import cli
-from common.files import naming, replacing
+from common.files import replacing
 from sampling.generator import PRETRAINED, draw_faces, export_generator, restored_generator
 from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
 from sampling.pictures import enlarge, label, save_gif
@@ -34,7 +34,6 @@ def write_faces(args: Namespace, out: Path) -> None:
     """
     faces = itertools.chain.from_iterable(draw_faces(args.checkpoint, args.count, args.seed, args.truncate))
     first = list(itertools.islice(faces, MAX_GRID_FACES))
-    out.mkdir(parents=True, exist_ok=True)  # only now: a checkpoint that cannot be used leaves no folder
     scale = min(max(args.scale, MIN_GRID_SCALE), MAX_GRID_SCALE)
     labelled = [label(face, str(index), scale) for index, face in enumerate(first)]
     helper.images_square_grid(np.array(labelled)).save(out / 'grid.png')
@@ -61,7 +60,6 @@ def write_interpolation(args: Namespace, out: Path) -> None:
         path = interpolate(generator.system, latents)
         frames = np.concatenate(list(generator.draw(path, len(path))))
     frames = frames.repeat(args.scale, axis=1).repeat(args.scale, axis=2)
-    out.mkdir(parents=True, exist_ok=True)
     # Each row ends with the face that the next one begins with, the last with the very first.
     indices = np.add.outer(np.arange(0, len(frames), STEPS_PER_LEG), np.arange(columns)) % len(frames)
     helper.images_square_grid(frames[indices.ravel()], columns=columns).save(out / 'strip.png')
@@ -99,8 +97,7 @@ def main() -> None:
         export_generator(args.checkpoint, args.export)
         print(f'The generator: {args.export}')
         return
-    out = cli.output_folder(args.out, 'faces')
-    with naming(out):
+    with cli.output_folder(args.out, 'faces') as out:
         (write_interpolation if args.interpolate else write_faces)(args, out)
 
 

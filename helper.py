@@ -85,7 +85,7 @@ class Dataset:
 
     def __str__(self) -> str:
         """How many faces there are, and what is held out."""
-        return f'{len(self.training)} to train on, {len(self.held_out)} held out ({HOLD_OUTS[self.hold_out]})'
+        return f'{len(self.training)} to train on, {len(self.held_out)} held out: {HOLD_OUTS[self.hold_out]}'
 
     @functools.cached_property
     def digest(self) -> str:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -53,16 +54,33 @@ def path(text: str) -> Path:
     return Path(text)
 
 
-def output_folder(chosen: Path | None, default: str) -> Path:
-    """The folder for results: `chosen`, or the first of DEFAULT, DEFAULT-2, ... without files. Not made yet.
+@contextlib.contextmanager
+def output_folder(chosen: Path | None, default: str) -> Iterator[Path]:
+    """Yield the folder for results: `chosen`, or the first of DEFAULT, DEFAULT-2, ... without files.
 
-    Raises UserError if it has files, and OSError if it cannot be written.
+    Other commands cannot take it meanwhile, and it is gone afterwards if nothing was written to it. Raises UserError if
+    it has files or another command writes to it, and OSError if it cannot be written.
     """
-    out = chosen or files.unused(Path(default))
-    if files.has_files(out):
-        raise UserError(f'{out} is not empty: choose another folder with --out')
-    files.check_writable(out)
-    return out
+    for out in [chosen] if chosen else files.numbered(Path(default)):
+        new = not out.exists()
+        out.mkdir(parents=True, exist_ok=True)
+        files.check_writable(out)
+        with contextlib.ExitStack() as stack:
+            try:
+                files.lock_folder(out, stack)
+                problem = f'{out} is not empty' if files.has_files(out) else ''
+            except BlockingIOError:
+                problem = f'another command writes to {out}'
+            if not problem:
+                try:
+                    with files.naming(out):
+                        yield out
+                finally:
+                    if new:
+                        with contextlib.suppress(OSError):  # it is not empty
+                            out.rmdir()
+                return
+    raise UserError(f'{problem}: choose another folder with --out')
 
 
 def progress(**options) -> tqdm:

@@ -61,6 +61,14 @@ def lock(file: IO | int, wait: bool = False) -> None:
             pass
 
 
+def lock_folder(folder: Path, stack: contextlib.ExitStack) -> None:
+    """Lock a folder until `stack` is closed, or its process ends. Raises BlockingIOError if another process has it."""
+    if fcntl:
+        descriptor = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        lock(descriptor)
+
+
 def check_writable(folder: Path) -> None:
     """Raise the OSError that writing into `folder` would raise. Makes nothing: a folder above may be tried instead."""
     existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
@@ -80,11 +88,6 @@ def numbered(path: Path) -> Iterator[Path]:
     """Yield `path`, path-2, path-3, ..."""
     yield path
     yield from (path.with_name(f'{path.name}-{number}') for number in itertools.count(2))
-
-
-def unused(path: Path) -> Path:
-    """The first of the `numbered` paths that does not exist or is empty."""
-    return next(folder for folder in numbered(path) if not has_files(folder))
 
 
 def make_unused(path: Path) -> Path:

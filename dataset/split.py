@@ -9,9 +9,9 @@ from dataset import DataError
 IDENTITIES = 'identity_CelebA.txt'  # the official table of who is on which image
 HOLD_OUT = 10  # one image, or person, in ten is held out
 HOLD_OUTS = {
-    'none': 'none is held out',
-    'images': 'every tenth image is held out, and may show people that others show',
-    'people': 'every tenth person is held out with all images',
+    'none': 'as in the article',
+    'images': 'every tenth image; the same people may be on both sides',
+    'people': 'every tenth person, with all images',
 }
 
 

@@ -1,5 +1,6 @@
 """A run directory and its run.json: everything it takes to resume, to generate and to evaluate."""
 
+import contextlib
 import json
 import os
 import platform
@@ -48,9 +49,7 @@ def write_run(run_dir: Path, settings: dict, images: int, data_digest: str) -> N
 
 def lock(run_dir: Path) -> None:
     """Keep other processes from training in `run_dir` until this one ends, however it ends. Raises UserError."""
-    if files.fcntl is None:
-        return
     try:
-        files.lock(os.open(run_dir, os.O_RDONLY))  # stays open until the process ends
+        files.lock_folder(run_dir, contextlib.ExitStack())  # which nobody closes
     except BlockingIOError:
         raise cli.UserError(f'{run_dir} is in use: another process trains there') from None

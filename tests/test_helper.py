@@ -210,10 +210,10 @@ def test_the_order_of_an_epoch_never_changes():
 
 def test_a_data_set_says_what_is_held_out():
     faces = numbered_faces(20)
-    assert str(helper.Dataset(faces, 'none')) == '20 to train on, 0 held out (none is held out)'
-    assert str(helper.Dataset(faces)).startswith('18 to train on, 2 held out (every tenth image')
+    assert str(helper.Dataset(faces, 'none')) == '20 to train on, 0 held out: as in the article'
+    assert str(helper.Dataset(faces)).startswith('18 to train on, 2 held out: every tenth image')
     people = helper.Dataset(faces, 'people', ['a'] * 11 + list('bcdefghij'))
-    assert str(people) == '19 to train on, 1 held out (every tenth person is held out with all images)'
+    assert str(people) == '19 to train on, 1 held out: every tenth person, with all images'
     assert people.held_out.tolist() == [19]
 
 

@@ -64,17 +64,33 @@ def test_flags_are_not_abbreviated_and_errors_are_raised():
 # --- folders for results
 
 
-def test_results_get_a_folder_without_files(tmp_path, monkeypatch):
+def test_results_go_into_a_folder_without_files_that_is_gone_if_it_stays_empty(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert cli.output_folder(None, 'faces') == Path('faces') and cli.output_folder(Path('x'), 'faces') == Path('x')
     (tmp_path / 'faces').mkdir()
     (tmp_path / 'faces' / 'mine').touch()
-    assert cli.output_folder(None, 'faces') == Path('faces-2')
+    with cli.output_folder(None, 'faces') as out:
+        assert out == Path('faces-2') and out.is_dir()
+    with cli.output_folder(Path('new/x'), 'faces') as out:
+        (out / 'result').touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['faces', 'new'] and Path('new/x/result').exists()
     with pytest.raises(cli.UserError, match='faces is not empty: choose another folder with --out'):
-        cli.output_folder(Path('faces'), 'faces')
+        cli.output_folder(Path('faces'), 'faces').__enter__()
     with pytest.raises(NotADirectoryError, match='faces/mine/x'):
-        cli.output_folder(Path('faces/mine/x'), 'faces')
-    assert [path.name for path in tmp_path.iterdir()] == ['faces']
+        cli.output_folder(Path('faces/mine/x'), 'faces').__enter__()
+
+
+def test_two_commands_at_once_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with cli.output_folder(None, 'faces') as first, cli.output_folder(None, 'faces') as second:
+        assert (first, second) == (Path('faces'), Path('faces-2'))
+        with pytest.raises(cli.UserError, match='another command writes to faces'):
+            cli.output_folder(first, '').__enter__()
+
+
+def test_an_empty_folder_of_the_user_stays(tmp_path):
+    with pytest.raises(cli.UserError), cli.output_folder(tmp_path, ''):
+        raise cli.UserError('the checkpoint is damaged')
+    assert tmp_path.is_dir()
 
 
 # --- the end of a command

@@ -125,16 +125,6 @@ def test_a_folder_with_hidden_files_only_counts_as_empty(tmp_path):
     assert files.has_files(tmp_path)
 
 
-def test_the_first_unused_name_is_chosen(tmp_path):
-    assert files.unused(tmp_path / 'faces') == tmp_path / 'faces'
-    for name in ('faces', 'faces-2', 'faces-4'):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / 'x').touch()
-    assert files.unused(tmp_path / 'faces') == tmp_path / 'faces-3'
-    (tmp_path / 'faces-3').mkdir()  # empty
-    assert files.unused(tmp_path / 'faces') == tmp_path / 'faces-3'
-
-
 def test_a_new_folder_gets_the_first_number_that_is_free(tmp_path):
     made = [files.make_unused(tmp_path / 'runs' / 'new') for _ in range(3)]
     assert [path.name for path in made] == ['new', 'new-2', 'new-3'] and all(path.is_dir() for path in made)
