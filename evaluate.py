@@ -140,7 +140,9 @@ def evaluate(args: Namespace, out: Path) -> None:
         print('Warning: this run was trained on all faces, also on those it is compared with here', file=sys.stderr)
     held_out = metrics.subset(dataset.held_out, MAX_FACES)
     generated = np.concatenate(list(draw_faces(checkpoint.prefix, len(held_out), args.seed, args.truncate)))
-    print(f'{checkpoint.prefix}\nFaces: {dataset}; {len(generated)} drawn, and compared with as many')
+    print(
+        f'{checkpoint.prefix}\nData: {dataset}\nFaces: {len(generated)} drawn, and compared with as many held-out ones'
+    )
     measures, neighbours = measure(generated, dataset.faces, dataset.training, held_out)
     results = {
         'run': run_dir.name, 'checkpoint': checkpoint.prefix.name, 'step': checkpoint.step,

@@ -9,6 +9,7 @@ python train.py --resume --run-dir runs/NAME  go on where a run stopped
 import contextlib
 import functools
 import itertools
+import math
 import shlex
 import time
 from argparse import Namespace
@@ -37,6 +38,7 @@ from training.run import Run, prepare_data, start_run
 
 MAX_STEPS_PER_CALL = 100  # on a GPU
 SECONDS_PER_CALL = 1.0  # so that Ctrl-C is answered
+MAX_FED = 1 << 28  # bytes of images in a call
 MAX_STORED = 0.25  # of the GPU's memory: what a data set may take there
 STATISTICS_BATCH = 512  # generated faces that the batch norm statistics of the samples are taken from
 
@@ -44,7 +46,7 @@ STATISTICS_BATCH = 512  # generated faces that the batch norm statistics of the 
 def build_graph(settings: dict, replica: Replica, steps_per_call: int = 1, stored: tuple = ()) -> SimpleNamespace:
     """Build all operations of a run, once, and finalize the graph so that nothing can make it grow.
 
-    steps_per_call: how many steps a session call can make, on as many batches end to end. stored: the shape of the data
+    steps_per_call: how many steps a session call can make, on batches fed end to end. stored: the shape of the data
     set, to store it on the device: then a batch is fed as indices of its faces.
     Returns the placeholders, tensors and operations that `train` uses, by name.
     """
@@ -94,8 +96,8 @@ def build_graph(settings: dict, replica: Replica, steps_per_call: int = 1, store
 def batches(run: Run, step: int, shard: slice, pace: SimpleNamespace, stored: bool):
     """Yield what the calls that follow `step` are fed, without end: a number of steps, their batches, their latents.
 
-    shard: which rows of each batch. pace: `steps` are made in a call if nothing is due before; where there are fewer
-    than `max_steps`, zeros follow. stored: batches of indices, not of images.
+    shard: which rows of each batch. pace: `steps` are made in a call if nothing is due before; with --xla zeros follow
+    where there are fewer than `max_steps`. stored: batches of indices, not of images.
     """
     system, seed = run.system, run.settings['seed']
     first, start = divmod(step, run.steps_per_epoch)
@@ -108,7 +110,7 @@ def batches(run: Run, step: int, shard: slice, pace: SimpleNamespace, stored: bo
         steps = range(step, min(step + pace.steps, run.next_due(step)))
         indices = np.concatenate([next(order)[shard] for _ in steps])
         latents = [sample_latents(system, np.random.default_rng((1, seed, n)), system.batch_size)[shard] for n in steps]
-        rest = (pace.max_steps - len(steps)) * len(latents[0])
+        rest = (pace.max_steps - len(steps)) * len(latents[0]) if run.settings['xla'] else 0
         fed = indices if stored else get_batch(run.dataset.faces, indices), np.concatenate(latents)
         yield len(steps), *(np.pad(each, [(0, rest)] + [(0, 0)] * (each.ndim - 1)) if rest else each for each in fed)
         step = steps.stop
@@ -132,10 +134,12 @@ def train(run: Run, replica: Replica) -> int:
     system, seed = run.system, run.settings['seed']
     if run.settings['deterministic']:
         enable_determinism()
-    steps_per_call = run.settings['steps_per_call'] or (
-        MAX_STEPS_PER_CALL if gpu_memory() and replica.count == 1 else 1
-    )
-    stored = run.dataset.faces.nbytes < MAX_STORED * gpu_memory()
+    memory = gpu_memory()
+    steps_per_call = run.settings['steps_per_call'] or (MAX_STEPS_PER_CALL if memory and replica.count == 1 else 1)
+    stored = run.dataset.faces.nbytes < MAX_STORED * memory
+    if not stored:
+        batch_bytes = 4 * system.batch_size * math.prod(run.dataset.faces.shape[1:])
+        steps_per_call = max(1, min(steps_per_call, MAX_FED // batch_bytes))
     graph = build_graph(run.settings, replica, steps_per_call, run.dataset.faces.shape if stored else ())
     sample_z = sample_latents(system, np.random.default_rng(seed), system.samples)  # as `generate.py --seed SEED`
     statistics_z = sample_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)

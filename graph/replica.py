@@ -52,12 +52,13 @@ class Replica:
             replicas.pop()
 
     def repeat(self, step, inputs: list, size: int, count, xla: bool) -> list:
-        """Training steps in one session call, see `graph.steps.repeat`; with `xla` they are one compiled program."""
+        """`count` training steps in one session call, see `graph.steps.repeat`.
 
-        def steps() -> list:
-            return repeat(step, inputs, size, count)
-
-        return tf.xla.experimental.compile(steps) if xla else steps()
+        xla: as one compiled program, which takes `size` batches, whatever `count` is.
+        """
+        if xla:
+            return tf.xla.experimental.compile(lambda: repeat(step, inputs, size, count))
+        return repeat(step, inputs, count, count)
 
     def batch_norm(self, x, gamma, beta, epsilon: float) -> tuple:
         """Batch normalisation of (N, H, W, C): the result, and the mean and the unbiased variance (C,) of the batch."""

@@ -3,11 +3,11 @@
 from graph.session import tf
 
 
-def repeat(step, inputs: list, size: int, count) -> list:
-    """Run `step` on `count` batches in turn, of `size` at most; its results, stacked: (size, ...), zeros after `count`.
+def repeat(step, inputs: list, size, count) -> list:
+    """Run `step` on the first `count` of `size` batches in turn; its results, stacked: (size, ...), then zeros.
 
     step: takes a batch of each input, and returns the two losses and the two scores of it once all is updated.
-    inputs: each holds `size` batches end to end.
+    inputs: each holds the batches end to end. size: an int or, where nothing is compiled, a tensor such as `count`.
     """
     inputs = [tf.reshape(tensor, [size, -1, *tensor.shape[1:]]) for tensor in inputs]
     shapes: list = [[], [], [None, 1], [None, 1]]  # of the losses and the scores

@@ -75,7 +75,7 @@ def test_the_table_has_the_values_of_the_file(evaluated):
     assert (results['run'], results['checkpoint'], results['step']) == ('run', 'step-10', 10)
     assert results['trained_on_these'] and (results['seed'], results['truncate']) == (0, 1)
     assert results['faces'] == {'drawn': 4, 'trained on': 40, 'held out': 4}
-    assert 'Faces: 40 to train on, 4 held out' in stdout and '4 drawn, and compared with as many' in stdout
+    assert 'Data: 40 to train on, 4 held out' in stdout and 'Faces: 4 drawn' in stdout
     assert 'evaluation' in stdout.splitlines()[-1]
     header = [line.split() for line in stdout.splitlines()].index(['drawn', 'real', 'noise'])
     rows = stdout.splitlines()[header + 1 :][: len(results['measures'])]

@@ -76,11 +76,15 @@ def test_a_call_gets_the_batches_of_its_steps_until_something_is_due():
     indices = list(itertools.islice(train.batches(run, 0, slice(None), pace, stored=True), 5))
     assert [count for count, *_ in calls] == [4, 2, 2, 4, 3]  # epochs end after 4, 8 and 12, a grid is due after 6
     for kind in (1, 2):
-        fed = [each for call in calls for each in np.split(call[kind], 5)[: call[0]]]
+        fed = [each for call in calls for each in np.split(call[kind], call[0])]
         np.testing.assert_array_equal(fed, [call[kind] for call in ones])
-    for (count, images, latents), (_, chosen_faces, _) in zip(calls, indices, strict=True):
-        assert len(images) == len(latents) == 20 and not latents[4 * count :].any()
-        np.testing.assert_array_equal(get_batch(faces, chosen_faces)[: 4 * count], images[: 4 * count])
+    run.settings['xla'] = True
+    compiled = list(itertools.islice(train.batches(run, 0, slice(None), pace, stored=False), 5))
+    for (count, images, latents), (_, chosen_faces, _), (_, *whole) in zip(calls, indices, compiled, strict=True):
+        np.testing.assert_array_equal(get_batch(faces, chosen_faces), images)
+        for part, each in zip((images, latents), whole, strict=True):  # always five, for a program of fixed shapes
+            assert len(each) == 20 and not each[4 * count :].any()
+            np.testing.assert_array_equal(each[: 4 * count], part)
 
 
 def test_the_next_batch_is_made_while_the_last_one_is_in_use():

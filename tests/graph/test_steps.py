@@ -12,7 +12,7 @@ from graph.steps import StoredFaces
 def test_steps_are_made_one_after_the_other_as_many_as_asked_for(session, rng, xla, count):
     x = rng.uniform(0.5, 2, (4 * 5, 3)).astype(np.float32)  # batches of 5, four in all
     variable = tf.get_variable('variable', initializer=1.0)
-    placeholder = tf.placeholder(tf.int32, [])
+    placeholder, fed = tf.placeholder(tf.int32, []), tf.placeholder(tf.float32, [None, 3])
 
     def step(batch):
         """Twice the variable is read, before and after it changes in a way that depends on the order."""
@@ -22,9 +22,9 @@ def test_steps_are_made_one_after_the_other_as_many_as_asked_for(session, rng, x
         with tf.control_dependencies([changed]):
             return [before, variable.read_value(), batch[:, :1], -batch[:, :1]]
 
-    steps = Replica().repeat(step, [tf.constant(x)], 4, placeholder, xla)
+    steps = Replica().repeat(step, [fed], 4, placeholder, xla)
     session.run(variable.initializer)
-    before, after, scores, negative = session.run(steps, {placeholder: count})
+    before, after, scores, negative = session.run(steps, {placeholder: count, fed: x if xla else x[: 5 * count]})
     expected = [1.0]
     for batch in x.reshape(4, 5, 3)[:count]:
         expected.append(expected[-1] * 0.5 + batch.mean())
