@@ -25,7 +25,7 @@ from common import cli, files
 from distributed.cluster import from_environment
 from distributed.launch import is_launcher, launch
 from graph.replica import Replica
-from graph.session import devices, enable_determinism, gpu_memory, has_fast_bfloat16, tf
+from graph.session import devices, enable_determinism, gpu_memory, has_fast_bfloat16, open_session, tf
 from graph.steps import StoredFaces
 from helper import get_batch, images_square_grid, to_uint8
 from rundir import checkpoints
@@ -40,6 +40,7 @@ MAX_STEPS_PER_CALL = 100  # on a GPU
 SECONDS_PER_CALL = 1.0  # so that Ctrl-C is answered
 MAX_FED = 1 << 28  # bytes of images in a call
 MAX_STORED = 0.25  # of the GPU's memory: what a data set may take there
+TIMED_CALLS = 5  # that show whether XLA is faster
 STATISTICS_BATCH = 512  # generated faces that the batch norm statistics of the samples are taken from
 
 
@@ -126,6 +127,35 @@ def prefetch(iterator: Iterator) -> Generator:
             yield ready
 
 
+def is_faster_with_xla(run: Run, steps_per_call: int, stored: tuple) -> bool:
+    """Whether the first steps of a run are faster when XLA compiles them; says how long they take. Trains nothing.
+
+    It is not where XLA fails, as it does without a part of CUDA that only it needs.
+    """
+    milliseconds = {}
+    count = min(steps_per_call, run.next_due(0))
+    pace = SimpleNamespace(steps=count, max_steps=count)
+    _, batch, latents = next(batches(run, 0, slice(None), pace, bool(stored)))
+    for xla in (False, True):
+        graph = build_graph(run.settings | {'xla': xla}, Replica(), count, stored)
+        feed = {graph.batch: batch, graph.input_z: latents, graph.count: count, graph.learning_rate: 0}
+        with open_session(graph.graph) as session:
+            session.run(graph.initializer)
+            if graph.faces:
+                graph.faces.load(run.dataset.faces, session)
+            times = []
+            with contextlib.suppress(tf.errors.OpError):
+                for _ in range(TIMED_CALLS + 1):
+                    began = time.perf_counter()
+                    session.run(graph.losses, feed)
+                    times.append(time.perf_counter() - began)
+            milliseconds[xla] = min(times[1:], default=math.inf) / count * 1000  # the first call compiles
+    faster = milliseconds[True] < milliseconds[False]
+    figures = f'{milliseconds[False]:.2f} ms a step without, {milliseconds[True]:.2f} with'
+    print(f'XLA: {figures}, so the run is {"" if faster else "not "}compiled (--xla or --no-xla: no measurement)')
+    return faster
+
+
 def train(run: Run, replica: Replica) -> int:
     """Train until the run's last step, or until a signal asks to stop. Only the chief writes and prints.
 
@@ -140,7 +170,10 @@ def train(run: Run, replica: Replica) -> int:
     if not stored:
         batch_bytes = 4 * system.batch_size * math.prod(run.dataset.faces.shape[1:])
         steps_per_call = max(1, min(steps_per_call, MAX_FED // batch_bytes))
-    graph = build_graph(run.settings, replica, steps_per_call, run.dataset.faces.shape if stored else ())
+    shape = run.dataset.faces.shape if stored else ()
+    if run.settings['xla'] is None:
+        run.settings['xla'] = bool(memory) and replica.count == 1 and is_faster_with_xla(run, steps_per_call, shape)
+    graph = build_graph(run.settings, replica, steps_per_call, shape)
     sample_z = sample_latents(system, np.random.default_rng(seed), system.samples)  # as `generate.py --seed SEED`
     statistics_z = sample_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)
     stop = cli.stop_on_signals()

@@ -81,7 +81,7 @@ def host(args) -> None:
     """The table of vanishing networks."""
     cases = {
         (f'{size} a call' if size > 1 else '1 a call', 'XLA' if xla else ''): (
-            f'{VANISHING} --steps-per-call {size}{" --xla" if xla else ""}',
+            f'{VANISHING} --steps-per-call {size}{" --xla" if xla else " --no-xla"}',
             20 * size + 300,
             2 * size + 100,
         )
@@ -116,8 +116,8 @@ def gpu(args) -> None:
     print('| system | batch | precision | training | images/s | GPU, memory |\n| --- | --- | --- | --- | --- | --- |')
     for system, batch, precision in itertools.product(('oreilly', 'ranjan'), args.batches, ('fp32', 'bf16')):
         common = f'--system {system} --width {args.width} --batch-size {batch} --precision {precision}'
-        ours = itertools.product((1, 100), ('', ' --xla'))
-        kinds = {f'{size} a call{xla.replace(" --", ", ")}': f' --steps-per-call {size}{xla}' for size, xla in ours}
+        ours = itertools.product((1, 100), ('--no-xla', '--xla'))
+        kinds = {f'{size} a call, {xla[2:]}': f' --steps-per-call {size} {xla}' for size, xla in ours}
         torch_kinds = {'PyTorch, eager': [], 'PyTorch, compiled': ['--compile']} if args.pytorch else {}
         for name in (*kinds, *torch_kinds):
             rates, states = [], []

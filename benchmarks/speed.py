@@ -181,7 +181,7 @@ def ours(batch, precision='fp32', xla=False, image_size=28, images=IMAGES, steps
     SYSTEMS['resized'] = resized(SYSTEMS['oreilly'], image_size)
     steps = WARM_UP + (steps or STEPS[batch])
     flags = f'--system resized --batch-size {batch} --precision {precision} --steps {steps} --sample-every {steps}'
-    settings = choose_settings(parse_arguments(flags.split() + ['--xla'] * xla))
+    settings = choose_settings(parse_arguments(flags.split() + ['--xla' if xla else '--no-xla']))
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
         faces = synthetic(images, image_size, Path(folder))
         with contextlib.redirect_stdout(nowhere):

@@ -66,7 +66,7 @@ DEFAULTS = {
     'evaluate_every': None,
     'checkpoint_every': 1000,
     'keep_every': None,
-    'xla': False,
+    'xla': None,
     'steps_per_call': None,
     'deterministic': False,
     'local_batch_norm': False,
@@ -114,7 +114,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
             add(flag(name), action=BooleanOptionalAction, help=what)
         else:
             add(flag(name), help=what, **({'choices': kind} if isinstance(kind, tuple) else {'type': kind}))
-    add('--xla', action='store_true', default=None, help='compile the training step with XLA')
+    add('--xla', action=BooleanOptionalAction, help='compile training with XLA (the faster on a GPU)')
     add('--steps-per-call', type=cli.number(int, 1, 10_000), help='at most so many steps in a session call')
     add('--deterministic', action='store_true', default=None, help='make a GPU give the same result each time')
     add('--seed', type=cli.number(int, 0, 2**31 - 1), help='of initial weights, order and latents (0)')
@@ -186,7 +186,7 @@ def flags_of(settings: dict) -> list[str]:
     """Flags that give these settings, where they can be given."""
     flags = []
     for name, value in settings.items():
-        if value is True or (value is False and name in OVERRIDES):
+        if value is True or (value is False and name in ('xla', *OVERRIDES)):
             flags.append(flag(name) if value else flag(f'no_{name}'))
         elif value is not None and value is not False:
             flags.append(f'{flag(name)}={value}')

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,6 +29,7 @@ from conftest import (
 )
 from PIL import Image
 
+import graph.steps
 import train
 from common import cli
 from graph.replica import Replica
@@ -158,6 +160,32 @@ def test_a_data_set_on_the_device_gives_the_same_run(tmp_path, monkeypatch, no_s
         train.train(run, Replica())
         logs.append(log(run.directory))
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_on_a_gpu_the_faster_of_compiled_and_not_is_chosen_and_kept(tmp_path, monkeypatch, capsys, no_signals, fails):
+    def repeat(self, step, inputs, size, count, xla):
+        results = graph.steps.repeat(step, inputs, size if xla else count, count)
+        if xla and fails:
+            before = tf.debugging.Assert(False, ['no libdevice'])
+        else:  # the slower is the one that is not compiled
+            before = tf.py_func(lambda: time.sleep(0 if xla or fails else 0.3), [], [])
+        with tf.control_dependencies([before]):
+            return [tf.identity(result) for result in results]
+
+    monkeypatch.setattr(train, 'gpu_memory', lambda: 1 << 30)
+    flags = '--width 0.05 --batch-size 4 --steps 6 --samples 4'
+    with monkeypatch.context() as context:
+        context.setattr(Replica, 'repeat', repeat)
+        run = new_run(f'{flags} --steps-per-call 3', FACES, tmp_path / 'run')
+        assert train.train(run, Replica()) == 6
+    assert read_run(run.directory)['settings']['xla'] is not fails
+    line = capsys.readouterr().out.splitlines()[0]
+    assert ('inf with, so the run is not compiled' if fails else 'so the run is compiled') in line
+    # Nothing was trained by measuring.
+    plain = new_run(f'{flags} --no-xla', FACES, tmp_path / 'plain')
+    train.train(plain, Replica())
+    assert log(run.directory) == log(plain.directory)
 
 
 def test_determinism_is_enabled_before_anything_is_computed(tmp_path, monkeypatch, no_signals):

@@ -189,8 +189,8 @@ def test_settings_that_flags_can_express_are_valid(saved):
 @pytest.mark.parametrize(
     ('name', 'value'),
     [('batch_size', 'many'), ('batch_size', -8), ('batch_size', None), ('batch_size', True), ('ema', [1]),
-     ('learning_rate', float('nan')), ('data', 5), ('data', None), ('epochs', None), ('xla', 'yes'), ('seed', 1.5),
-     ('local_batch_norm', 1), ('reduce_precision', None)],
+     ('learning_rate', float('nan')), ('data', 5), ('data', None), ('epochs', None), ('xla', 'yes'), ('xla', 1),
+     ('seed', 1.5), ('local_batch_norm', 1), ('reduce_precision', None)],
 )  # fmt: skip
 def test_a_setting_with_an_impossible_value_is_named(saved, name, value):
     with pytest.raises(cli.UserError, match=f'run.json are damaged: .*{name.replace("_", ".")}'):
