@@ -104,7 +104,8 @@ def train(args) -> float:
         return d_loss, g_loss, torch.sigmoid(real_logits), torch.sigmoid(fake_logits)
 
     if args.compile:
-        step = torch.compile(step)
+        generator.compile()
+        discriminator.compile()
     rng = np.random.default_rng(0)
     with tempfile.TemporaryFile('w', newline='') as file:
         log = csv.writer(file)
