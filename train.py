@@ -140,9 +140,7 @@ def is_faster_with_xla(run: Run, steps_per_call: int, stored: tuple) -> bool:
         graph = build_graph(run.settings | {'xla': xla}, Replica(), count, stored)
         feed = {graph.batch: batch, graph.input_z: latents, graph.count: count, graph.learning_rate: 0}
         with open_session(graph.graph) as session:
-            session.run(graph.initializer)
-            if graph.faces:
-                graph.faces.load(run.dataset.faces, session)
+            fill(session, graph, run)
             times = []
             with contextlib.suppress(tf.errors.OpError):
                 for _ in range(TIMED_CALLS + 1):
@@ -223,11 +221,16 @@ def train(run: Run, replica: Replica) -> int:
     return step
 
 
-def initialize(session, graph: SimpleNamespace, run: Run, replica: Replica) -> int:
-    """Initialise the weights, or restore those of the run's checkpoint; returns the number of steps made."""
+def fill(session, graph: SimpleNamespace, run: Run) -> None:
+    """Initialise the weights, and store the faces if the graph has a place for them."""
     session.run(graph.initializer)
     if graph.faces:
         graph.faces.load(run.dataset.faces, session)
+
+
+def initialize(session, graph: SimpleNamespace, run: Run, replica: Replica) -> int:
+    """Initialise the weights, or restore those of the run's checkpoint; returns the number of steps made."""
+    fill(session, graph, run)
     if run.checkpoint:
         checkpoints.restore(session, graph.saver, run.checkpoint)
     if replica.is_chief:

@@ -26,6 +26,8 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from speed import spread  # noqa: E402
+
 import helper  # noqa: E402
 import train  # noqa: E402
 from common import cli  # noqa: E402
@@ -35,6 +37,7 @@ from training.recorder import Recorder  # noqa: E402
 from training.run import Run  # noqa: E402
 
 IMAGES = 4096
+FORM = '{:.2f}'  # of figures
 VANISHING = '--width 0.01 --batch-size 2'
 GPU_BATCHES = 16, 64, 128, 512
 
@@ -60,27 +63,25 @@ def milliseconds(flags: str, steps: int, warm_up: int) -> float:
     return 1000 * (ended - began) / (last - first)
 
 
-def measure(flags: str, steps: int, warm_up: int) -> float:
-    """`milliseconds` in a process of its own."""
-    command = [sys.executable, __file__, '--measure', json.dumps([flags, steps, warm_up])]
+def ours(flags: str, steps: int, warm_up: int) -> list[str]:
+    """The command that prints `milliseconds`, in a process of its own."""
+    return [sys.executable, __file__, '--measure', json.dumps([flags, steps, warm_up])]
+
+
+def theirs(python: str, flags: str, steps: int, *more: str) -> list[str]:
+    """The command that prints the milliseconds per step of the loop in PyTorch."""
+    return [python, str(ROOT / 'benchmarks' / 'pytorch_loop.py'), *flags.split(), '--steps', str(steps), *more]
+
+
+def measure(command: list[str]) -> float:
+    """The number that a command prints."""
     return float(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
-
-
-def pytorch(python: str, *flags) -> float:
-    """Milliseconds per step of the loop in PyTorch."""
-    command = [python, str(ROOT / 'benchmarks' / 'pytorch_loop.py'), *map(str, flags)]
-    return float(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
-
-
-def spread(values) -> str:
-    """The median of some values (minimum to maximum)."""
-    return f'{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})'
 
 
 def host(args) -> None:
     """The table of vanishing networks."""
     cases = {
-        (f'{size} a call' if size > 1 else '1 a call', 'XLA' if xla else ''): (
+        (f'{size} a call', 'XLA' if xla else ''): (
             f'{VANISHING} --steps-per-call {size}{" --xla" if xla else " --no-xla"}',
             20 * size + 300,
             2 * size + 100,
@@ -91,15 +92,15 @@ def host(args) -> None:
     others: list[float] = []
     for _ in cli.progress(iterable=range(args.rounds), desc='Rounds'):
         for case, (flags, steps, warm_up) in cases.items():
-            times[case].append(measure(flags, steps, warm_up))
+            times[case].append(measure(ours(flags, steps, warm_up)))
         if args.pytorch:
-            others.append(pytorch(args.pytorch, *VANISHING.split(), '--steps', 300))
+            others.append(measure(theirs(args.pytorch, VANISHING, 300)))
     print('| training | ms per step | / PyTorch, eager |\n| --- | --- | --- |')
     for (size, xla), of_case in times.items():
         ratio = f'{statistics.median(np.divide(of_case, others)):.3f}' if others else ''
-        print(f'| ours, {", ".join(filter(None, (size, xla)))} | {spread(of_case)} | {ratio} |')
+        print(f'| ours, {", ".join(filter(None, (size, xla)))} | {spread(of_case, FORM)} | {ratio} |')
     if others:
-        print(f'| PyTorch, eager | {spread(others)} | 1 |')
+        print(f'| PyTorch, eager | {spread(others, FORM)} | 1 |')
 
 
 def utilisation() -> str:
@@ -116,18 +117,16 @@ def gpu(args) -> None:
     print('| system | batch | precision | training | images/s | GPU, memory |\n| --- | --- | --- | --- | --- | --- |')
     for system, batch, precision in itertools.product(('oreilly', 'ranjan'), args.batches, ('fp32', 'bf16')):
         common = f'--system {system} --width {args.width} --batch-size {batch} --precision {precision}'
-        ours = itertools.product((1, 100), ('--no-xla', '--xla'))
-        kinds = {f'{size} a call, {xla[2:]}': f' --steps-per-call {size} {xla}' for size, xla in ours}
+        programs = itertools.product((1, 100), ('--no-xla', '--xla'))
+        kinds = {f'{size} a call, {xla[2:]}': f' --steps-per-call {size} {xla}' for size, xla in programs}
         torch_kinds = {'PyTorch, eager': [], 'PyTorch, compiled': ['--compile']} if args.pytorch else {}
         for name in (*kinds, *torch_kinds):
             rates, states = [], []
             for _ in range(args.rounds):
                 if name in kinds:
-                    call = [sys.executable, __file__, '--measure']
-                    call.append(json.dumps([common + kinds[name], args.steps, args.steps // 2]))
+                    call = ours(common + kinds[name], args.steps, args.steps // 2)
                 else:
-                    call = [args.pytorch, str(ROOT / 'benchmarks' / 'pytorch_loop.py'), *common.split()]
-                    call += [*torch_kinds[name], '--steps', str(args.steps)]
+                    call = theirs(args.pytorch, common, args.steps, *torch_kinds[name])
                 process = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
                 while process.poll() is None:
                     states.append(utilisation())
@@ -135,8 +134,8 @@ def gpu(args) -> None:
                 if process.returncode:
                     break
                 rates.append(1000 * batch / float(process.communicate()[0]))
-            busiest = max(states, default='')
-            print(f'| {system} | {batch} | {precision} | {name} | {spread(rates) if rates else "failed"} | {busiest} |')
+            rate = spread(rates, FORM) if rates else 'failed'
+            print(f'| {system} | {batch} | {precision} | {name} | {rate} | {max(states, default="")} |')
 
 
 def main() -> None:

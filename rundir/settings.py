@@ -45,15 +45,8 @@ OVERRIDES = {
     'crop': (cli.number(int, 1, 178), 'side of the square kept of an aligned image of 178x218'),
     'samples': (cli.number(int, 1, 4096), 'faces in a grid'),
 }
-FIXED = (
-    'system',
-    'width',
-    'seed',
-    'hold_out',
-    'local_batch_norm',
-    'reduce_precision',
-    *OVERRIDES,
-)  # for the life of a run
+# What stays as it is for the life of a run.
+FIXED = ('system', 'width', 'seed', 'hold_out', 'local_batch_norm', 'reduce_precision', *OVERRIDES)
 # How long a run is, and when it shows its faces: in steps or in epochs.
 SCHEDULES = (('epochs', 'steps'), ('sample_every', 'sample_epochs'))
 # The other settings, with their defaults.
