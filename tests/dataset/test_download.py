@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -244,6 +245,8 @@ def test_one_that_waits_can_be_interrupted(tmp_path, server):
 def test_without_locks_an_archive_that_has_appeared_meanwhile_is_taken(tmp_path, server, monkeypatch, locks):
     def other_is_faster(handler, number):
         handler.reply_from(0, SIZE - 1)
+        while not module.size_of(tmp_path / PART):  # opened later, the file would be emptied under its new name
+            time.sleep(0.001)
         (tmp_path / PART).write_bytes(ARCHIVE)
         (tmp_path / PART).rename(tmp_path / 'celeba.zip')
 
