@@ -8,7 +8,9 @@ python generate.py --checkpoint runs/NAME  from a training run of your own
 
 import itertools
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -67,38 +69,61 @@ def write_interpolation(args: Namespace, out: Path) -> None:
     print(f'A walk through {args.interpolate} faces: {out / "walk.gif"}\nStep by step: {out / "strip.png"}')
 
 
+def write_export(args: Namespace, out: Path) -> None:
+    """Write only the generator, without what training needs, as the run directory `out`."""
+    export_generator(args.checkpoint, out)
+    print(f'The generator: {out}')
+
+
+class Task(NamedTuple):
+    """Something to do other than drawing single faces."""
+
+    write: Callable[[Namespace, Path], None]  # does it, into a folder
+    flags: tuple[str, ...]  # that have an effect on it
+
+
+# By the flag that asks for it.
+TASKS = {
+    'interpolate': Task(write_interpolation, ('seed', 'truncate', 'out', 'scale')),
+    'export': Task(write_export, ()),
+}
+
+
 def parse_arguments() -> Namespace:
-    parser = cli.Parser('Draw faces with a trained generator.')
-    add = parser.add_argument
+    """Parse the flags, and name the task in `task`: None for single faces. Raises UserError."""
+    parser = cli.Parser('Draw faces with a trained generator: ten of them without any flag.')
+    add = parser.add_argument_group('which generator').add_argument
+    add('--checkpoint', type=cli.path, default=PRETRAINED, help='a run directory or a checkpoint in it (pretrained)')
+    add = parser.add_argument_group('which faces').add_argument
     add('--count', type=cli.number(int, 1, 1_000_000), default=10, help='how many faces (10)')
     add('--seed', type=cli.number(int, 0, 2**63), default=0, help='another seed draws other faces (0)')
     add('--truncate', type=cli.number(float, 0, 1, exclusive=True), default=1.0, help='< 1: more typical, less varied')
+    add = parser.add_argument_group('where to, and how').add_argument
     add('--out', type=cli.path, help='folder for the results (faces, or faces-2, ... if that exists)')
     add('--format', choices=('png', 'npz'), default='png', help='one file per face, or one array of all (png)')
     add('--scale', type=cli.number(int, 1, 64), default=1, help='enlarge each pixel this many times (1)')
-    add('--interpolate', type=cli.number(int, 2, 1000), metavar='N', help='a walk through the first N faces instead')
-    add('--checkpoint', type=cli.path, default=PRETRAINED, help='a run directory or a checkpoint in it (pretrained)')
+    add = parser.add_argument_group('instead of single faces').add_argument
+    add('--interpolate', type=cli.number(int, 2, 1000), metavar='N', help='a walk through the first N faces')
+    add = parser.add_argument_group('the generator itself, to use elsewhere').add_argument
     add('--export', type=cli.path, metavar='DIR', help='draw nothing: write only the generator, into this folder')
     args = parser.parse_args()
-    for flag, given, without_effect in (
-        ('--export', args.export, ('count', 'seed', 'truncate', 'out', 'format', 'scale', 'interpolate')),
-        ('--interpolate', args.interpolate, ('count', 'format')),
-        ('--format npz', args.format == 'npz', ('scale',)),
-    ):
-        for name in without_effect if given else ():
-            if getattr(args, name) != parser.get_default(name):
-                parser.error(f'--{name} has no effect with {flag}: leave one of them out')
+    args.task = next((name for name in reversed(TASKS) if getattr(args, name)), None)
+    effective = ('checkpoint', args.task, *TASKS[args.task].flags) if args.task else vars(args)
+    for name, value in vars(args).items():
+        if name not in (*effective, 'task') and value != parser.get_default(name):
+            parser.error(f'--{name} has no effect with --{args.task}: leave one of them out')
+    if args.format == 'npz' and args.scale != 1:
+        parser.error('--scale has no effect with --format npz: leave one of them out')
     return args
 
 
 def main() -> None:
     args = parse_arguments()
-    if args.export:
-        export_generator(args.checkpoint, args.export)
-        print(f'The generator: {args.export}')
+    if args.task == 'export':  # into its own folder, which appears once it is complete
+        write_export(args, args.export)
         return
     with cli.output_folder(args.out, 'faces') as out:
-        (write_interpolation if args.interpolate else write_faces)(args, out)
+        (TASKS[args.task].write if args.task else write_faces)(args, out)
 
 
 if __name__ == '__main__':
