@@ -24,7 +24,7 @@ from rundir.settings import system_of
 from sampling.latents import sample_latents
 from systems import System
 
-PRETRAINED = Path(__file__).parent.parent / 'pretrained'
+PRETRAINED = Path(__file__).parent.parent / 'pretrained' / '28x28'
 DEMO_FACES = 8192
 PIXELS_AT_ONCE = 64 * 28 * 28  # per run of the session: the layers of a 128x128 network are large
 
