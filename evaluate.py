@@ -18,7 +18,7 @@ from common.files import replacing
 from common.lazy import LazyModule
 from rundir import checkpoints
 from rundir.directory import read_run
-from sampling import metrics
+from sampling import features, metrics
 from sampling.generator import PRETRAINED, draw_faces
 from sampling.pictures import LABEL_HEIGHT, label
 from training.run import choose_hold_out, load_dataset
@@ -45,12 +45,16 @@ def measure(generated: np.ndarray, faces: np.ndarray, training: np.ndarray, held
     columns = {'drawn': generated, 'real': real, 'noise': noise}
     neighbours = {column: metrics.nearest(images, faces, training) for column, images in columns.items()}
     near = np.quantile(neighbours['real'][1], NEAR)
+    real_features = features.extract(real)[0]
     measures: dict[str, dict[str, float]] = {}
     for column, images in columns.items():
         compared = faces[metrics.subset(training, len(real))] if column == 'real' else images
         values = {f'SWD x1000, {side}x{side}': distance for side, distance in metrics.swd(compared, real).items()}
-        distances = neighbours[column][1]
+        distances, known = neighbours[column][1], features.extract(compared)[0]
         values |= {
+            'Fréchet distance of face features': features.frechet_distance(known, real_features),
+            'precision, %': 100 * features.coverage(known, real_features),
+            'recall, %': 100 * features.coverage(real_features, known),
             'MS-SSIM of pairs': metrics.mean_ms_ssim(images),
             'distance to a training face, 5 %': float(np.quantile(distances, 0.05)),
             'distance to a training face, median': float(np.quantile(distances, 0.5)),

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 import evaluate  # noqa: E402
 from rundir.directory import read_run  # noqa: E402
-from sampling import metrics  # noqa: E402
+from sampling import features, metrics  # noqa: E402
 from sampling.generator import draw_faces  # noqa: E402
 from training.run import choose_hold_out, load_dataset  # noqa: E402
 
@@ -107,10 +107,12 @@ def report(args, folder: Path):
     unseen = faces[metrics.subset(dataset.held_out, evaluate.MAX_FACES)]
 
     def cells(images):
-        return [*metrics.swd(images, unseen).values(), metrics.mean_ms_ssim(images)]
+        distances = list(metrics.swd(images, unseen).values())
+        frechet = features.frechet_distance(features.extract(images)[0], features.extract(unseen)[0])
+        return [*distances, np.mean(distances), frechet, metrics.mean_ms_ssim(images)]
 
     levels = [f'SWD x1000, {level}x{level}' for level in metrics.swd(unseen[:1], unseen[:1])]
-    head = ['', 'steps', *levels, 'their mean', 'MS-SSIM']
+    head = ['', 'steps', *levels, 'their mean', 'Fréchet distance', 'MS-SSIM']
     print('|'.join(['', *head, '']) + '\n|' + ' --- |' * len(head))
     rows = [('real faces', [(0, *cells(faces[metrics.subset(dataset.training, len(unseen))]))])]
     for variant in ['', *args.variants]:
@@ -121,10 +123,10 @@ def report(args, folder: Path):
             seeds.append((steps, *cells(np.concatenate(list(draw_faces(where, len(unseen), seed=0))))))
         rows.append((f'`{variant}`' if variant else f'base, `{args.base}`', seeds))
     for name, seeds in rows:
-        counts, *distances, alike = zip(*seeds, strict=True)
+        counts, *distances, frechet, alike = zip(*seeds, strict=True)
         columns = [(f'{value:,}' for value in counts)]
-        columns += [(f'{value:.1f}' for value in values) for values in (*distances, np.mean(distances, axis=0))]
-        columns += [(f'{value:.3f}' for value in alike)]
+        columns += [(f'{value:.1f}' for value in values) for values in distances]
+        columns += [(f'{value:.3f}' for value in values) for values in (frechet, alike)]
         print(f'| {name} | ' + ' | '.join(', '.join(column) for column in columns) + ' |', flush=True)
 
 

@@ -79,7 +79,7 @@ def test_the_table_has_the_values_of_the_file(evaluated):
     assert 'evaluation' in stdout.splitlines()[-1]
     header = [line.split() for line in stdout.splitlines()].index(['drawn', 'real', 'noise'])
     rows = stdout.splitlines()[header + 1 :][: len(results['measures'])]
-    assert len(rows) == 6 and len({len(row) for row in rows}) == 1  # aligned
+    assert len(rows) == 9 and len({len(row) for row in rows}) == 1  # aligned
     for row, (name, values) in zip(rows, results['measures'].items(), strict=True):
         assert row.startswith(name)
         np.testing.assert_allclose([float(cell) for cell in row[len(name) :].split()], list(values.values()), atol=6e-4)

@@ -1,0 +1,103 @@
+"""Train the network whose features `evaluate.py` compares faces by, on the 40 attributes of CelebA.
+
+    python benchmarks/features.py --data img_align_celeba.zip --table list_attr_celeba.zip --out features.npz
+
+Half of each batch has the crop and the size of `oreilly`, half those of `ranjan`, so that the network knows both. Of
+the people, or else of the images, every tenth is held out. Prints how often the network is right about them.
+"""
+
+import argparse
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import helper  # noqa: E402
+from common.cli import progress  # noqa: E402
+from common.files import replacing  # noqa: E402
+from graph.session import open_session, tf  # noqa: E402
+from sampling.features import extract, face_features  # noqa: E402
+from systems import SYSTEMS  # noqa: E402
+from training.run import choose_hold_out, load_dataset  # noqa: E402
+
+BATCH, STATISTICS_BATCH = 64, 2048
+LEARNING_RATE = 2e-3  # at first; it falls linearly to 0
+
+
+def read_table(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The names of the attributes, and their values, 0 or 1, by the name of the image."""
+    text = zipfile.ZipFile(path).read('list_attr_celeba.txt').decode() if path.suffix == '.zip' else path.read_text()
+    head, *rows = (line.split() for line in text.splitlines() if len(line.split()) > 1)
+    return head, {row[0]: np.array(row[1:], int) > 0 for row in rows}
+
+
+def train(data: list[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, steps: int) -> dict[str, Any]:
+    """Train on pairs of faces and the indices of those to train on; returns the weights as float16, by name."""
+    rng = np.random.default_rng(0)
+    with tf.Graph().as_default(), open_session() as session:
+        tf.set_random_seed(0)
+        images = [tf.placeholder(tf.uint8, [None, *faces.shape[1:]]) for faces, _ in data]
+        y = tf.placeholder(tf.float32, [None, labels.shape[1]])
+        size = [max(faces.shape[1] for faces, _ in data)] * 2
+        batch = tf.concat([tf.image.resize_bilinear(tf.cast(each, tf.float32), size) for each in images], axis=0)
+        statistics: list = []
+        _, logits = face_features(tf.image.random_flip_left_right(batch), True, statistics)
+        loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=logits))
+        step = tf.train.get_or_create_global_step()
+        rate = tf.train.polynomial_decay(LEARNING_RATE, step, steps, 0.0)
+        train_opt = tf.train.AdamOptimizer(rate).minimize(loss, step)
+        face_features(images[0])  # makes the variables of the statistics
+        session.run(tf.global_variables_initializer())
+
+        def feed(size):
+            indices = [rng.choice(training, size // len(data)) for _, training in data]
+            faces = {place: faces[chosen] for place, (faces, _), chosen in zip(images, data, indices, strict=True)}
+            return faces | {y: labels[np.concatenate(indices)]}
+
+        with progress(total=steps, unit=' steps') as bar:
+            for number in range(steps):
+                _, value = session.run([train_opt, loss], feed(BATCH))
+                if number % 100 == 99:
+                    bar.set_postfix(loss=f'{value:.3f}', refresh=False)
+                bar.update()
+        session.run(statistics, feed(STATISTICS_BATCH))
+        variables = [each for each in tf.global_variables() if each.op.name.split('/')[0] in ('features', 'attributes')]
+        variables = [each for each in variables if 'Adam' not in each.op.name]
+        return {each.op.name: session.run(each).astype(np.float16) for each in variables}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data', type=Path, required=True)
+    parser.add_argument('--table', type=Path, required=True)
+    parser.add_argument('--out', type=Path, required=True)
+    parser.add_argument('--data-dir', type=Path, default=Path('data'))
+    parser.add_argument('--steps', type=int, default=6000)
+    args = parser.parse_args()
+    names, table = read_table(args.table)
+    settings = {'data': str(args.data), 'data_dir': args.data_dir}
+    settings['hold_out'] = choose_hold_out(settings)
+    crops = {name: SYSTEMS[name].crop for name in ('oreilly', 'ranjan')}
+    datasets = [load_dataset(settings | {'system': name, 'crop': crop}) for name, crop in crops.items()]
+    files = helper.load_names(args.data, 28, args.data_dir / 'prepared', crops['oreilly'])
+    labels = np.array([table[Path(file).name] for file in files])
+    weights = train([(dataset.faces, dataset.training) for dataset in datasets], labels, args.steps)
+    with replacing(args.out) as temporary, open(temporary, 'wb') as file:
+        np.savez_compressed(file, attributes=np.array(names), **weights)
+    print('| attribute | share | ' + ' | '.join(f'accuracy, {name}' for name in crops) + ' |\n' + '| --- ' * 4 + '|')
+    right = [
+        ((extract(each.faces[each.held_out], args.out)[1] > 0.5) == labels[each.held_out]).mean(axis=0)
+        for each in datasets
+    ]
+    share = labels[datasets[0].held_out].mean(axis=0)
+    for row in [*zip(names, share, *right, strict=True), ('mean', share.mean(), *(each.mean() for each in right))]:
+        print(f'| {row[0]} | ' + ' | '.join(f'{100 * value:.1f} %' for value in row[1:]) + ' |')
+
+
+if __name__ == '__main__':
+    main()
