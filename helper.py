@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dataset import prepared
+from dataset.attributes import CELEB_A_TABLE
 from dataset.download import download
 from dataset.images import crop_and_resize, open_image
 from dataset.split import HOLD_OUTS, split
@@ -24,6 +25,12 @@ CELEB_A_SOURCES = (
     '&resourcekey=0-dYn9z10tMJOBAkviAcfdyQ&export=download&confirm=t',
     'https://s3-us-west-1.amazonaws.com/udacity-dlnfd/datasets/celeba.zip',
 )
+CELEB_A_TABLE_SIZE = 26_721_026  # bytes
+CELEB_A_TABLE_MD5 = '75e246fa4810816ffd6ee81facbd244c'
+CELEB_A_TABLE_SOURCES = (
+    'https://drive.usercontent.google.com/download?id=0B7EVK8r0v71pblRyaVFSWGxPY0U'
+    '&resourcekey=0-YW2qIuRcWHy_1C2VaRGL3Q&export=download&confirm=t',
+)
 # The article keeps the central 108x108 pixels of an aligned CelebA image of 178x218.
 ALIGNED_WIDTH, ALIGNED_HEIGHT, FACE_SIZE = 178, 218, 108
 PREPARATION = 'central crop, bilinear, 3'  # names prepared arrays: change it when `get_image` gives other pixels
@@ -35,6 +42,11 @@ def download_celeb_a(data_dir: str | Path, sources=CELEB_A_SOURCES) -> Path:
     sources: URLs, tried in turn. Raises DataError if none serves the archive, or if a file there has another size.
     """
     return download(Path(data_dir) / CELEB_A, sources, CELEB_A_SIZE, CELEB_A_MD5)
+
+
+def download_attributes(data_dir: str | Path, sources=CELEB_A_TABLE_SOURCES) -> Path:
+    """Download CelebA's table of attributes into `data_dir`, like `download_celeb_a`, and return its path."""
+    return download(Path(data_dir) / CELEB_A_TABLE, sources, CELEB_A_TABLE_SIZE, CELEB_A_TABLE_MD5)
 
 
 def get_image(image_path, width: int, height: int, crop: int = FACE_SIZE) -> np.ndarray:
@@ -78,9 +90,15 @@ def get_batch(faces: np.ndarray, indices: np.ndarray) -> np.ndarray:
 class Dataset:
     """Faces, uint8 (N, height, width, 3), and the indices of those to train on and of those held out."""
 
-    def __init__(self, faces: np.ndarray, hold_out: str = 'images', people: list[str] | None = None):
-        """hold_out, people: see `dataset.split.split`."""
-        self.faces, self.hold_out = faces, hold_out
+    def __init__(
+        self,
+        faces: np.ndarray,
+        hold_out: str = 'images',
+        people: list[str] | None = None,
+        conditions: np.ndarray | None = None,
+    ):
+        """hold_out, people: see `dataset.split.split`. conditions: the attributes of each face, 1 or -1."""
+        self.faces, self.hold_out, self.conditions = faces, hold_out, conditions
         self.training, self.held_out = split(len(faces), hold_out, people)
 
     def __str__(self) -> str:

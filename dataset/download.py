@@ -23,10 +23,10 @@ RETRIED_STATUSES = {408, 416, 429}  # of the client errors; server errors are al
 
 
 def download(path: Path, urls, size: int, md5: str) -> Path:
-    """Download the zip archive `path` from the first of `urls` that serves it, unless it exists. Returns `path`.
+    """Download the file `path` from the first of `urls` that serves it, unless it exists. Returns `path`.
 
-    An interrupted download leaves a `.part` file, which the next one completes. The archive gets its name once its size
-    in bytes and its MD5 are right. Where several processes want it, one downloads it and the others wait.
+    An interrupted download leaves a `.part` file, which the next one completes. It gets its name once its size in
+    bytes and its MD5 are right. Where several processes want it, one downloads it and the others wait.
     Raises DataError if no URL serves it, or if `path` has another size.
     """
     if not path.exists():
@@ -136,7 +136,8 @@ def receive(url: str, part: Path, size: int) -> None:
         if 'html' in response.headers.get('Content-Type', '') or (start == 0 and chunk.lstrip()[:1] == b'<'):
             raise DataError('it sent an HTML page, as Google Drive does when its download quota is used up')
         length = int(response.headers.get('Content-Length', size - start))
-        if length != size - start or (start == 0 and not chunk.startswith(b'PK')):
+        is_zip = start > 0 or chunk.startswith(b'PK')
+        if length != size - start or (part.stem.endswith('.zip') and not is_zip):
             raise DataError(f'it is not the archive: {start + length} bytes instead of {size}, or not a zip file')
         bar = progress(desc=part.stem, total=size, initial=start, unit='B', unit_scale=True)
         with bar, naming(part), open(part, 'ab' if start else 'wb') as file:

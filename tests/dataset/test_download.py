@@ -102,6 +102,15 @@ def test_an_archive_is_downloaded_once(tmp_path, server):
     assert len(server.ranges) == 1 and file_names(tmp_path / 'data') == ['celeba.zip']
 
 
+def test_a_file_other_than_a_zip_archive_is_downloaded_too(tmp_path, server):
+    table = b'2\r\nSmiling\r\n' * 1000
+    server.answer = lambda handler, number: handler.reply(200, table)
+    digest = hashlib.md5(table).hexdigest()
+    assert download(tmp_path / 'table.txt', [server.url], len(table), digest).read_bytes() == table
+    with pytest.raises(DataError, match='not a zip file'):
+        download(tmp_path / 'table.zip', [server.url], len(table), digest)
+
+
 def test_a_partial_file_is_completed(tmp_path, server):
     (tmp_path / PART).write_bytes(ARCHIVE[:1000])
     assert fetch(tmp_path, server.url).read_bytes() == ARCHIVE
