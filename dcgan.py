@@ -23,7 +23,7 @@ def model_inputs(image_width, image_height, image_channels, z_dim):
 
 
 def generator(system: System, z, training=True, reuse=False, ema=None, statistics=None):
-    """Images (N, H, W, 3) in -1..1 from latents (N, latent_size).
+    """Images (N, H, W, 3) in -1..1 from latents (N, z_dim), which end with their conditions if there are attributes.
 
     training: batch normalisation with the statistics of the batch, and dropout; otherwise with stored statistics.
     ema: a `tf.train.ExponentialMovingAverage` of the weights to draw with, in place of the weights.
@@ -39,14 +39,24 @@ def generator(system: System, z, training=True, reuse=False, ema=None, statistic
         return network(system, system.generator, z, training, statistics)
 
 
-def discriminator(system: System, images, reuse=False):
-    """Logits (N, 1) for `images` (N, H, W, 3) in -1..1; their sigmoid is D(x), the probability of being real."""
+def discriminator(system: System, images, condition=(), reuse=False):
+    """Logits (N, 1) for `images` (N, H, W, 3) in -1..1; their sigmoid is D(x), the probability of being real.
+
+    condition: 1 or -1 for each attribute, (N, attributes), if there are any. The last layer has an output for each,
+    and the mean of their products is added to the logits: the projection of Miyato and Koyama (2018, arXiv:1802.05637),
+    with a mean in place of the sum, which many attributes would make as many times as steep.
+    """
     getter = spectrally_normalized if system.spectral_norm else None
     layers = system.discriminator
     if not system.discriminator_batch_norm:
         layers = tuple(layer._replace(batch_norm=False) for layer in layers)
+    if system.attributes:
+        layers = (*layers[:-1], layers[-1]._replace(output=(1 + len(system.attributes),)))
     with tf.variable_scope('discriminator', reuse=reuse, custom_getter=getter):
-        return network(system, layers, images, training=True)
+        logits = network(system, layers, images, training=True)
+    if system.attributes:
+        logits = logits[:, :1] + tf.reduce_mean(logits[:, 1:] * condition, axis=1, keepdims=True)
+    return logits
 
 
 class Losses(NamedTuple):
@@ -59,6 +69,7 @@ class Losses(NamedTuple):
     d_penalty: Any  # a scalar, which the discriminator minimises beside its loss
     real: Any  # the real images as the discriminator saw them, (N, H, W, 3) in -1..1
     fake: Any  # the generated images, not augmented
+    condition: Any = ()  # of both, (N, attributes), if there are any
 
 
 def model_loss(system: System, input_real, input_z) -> Losses:
@@ -68,17 +79,19 @@ def model_loss(system: System, input_real, input_z) -> Losses:
     if system.flip:
         real = flip(real, system.flip)
     real = augment(system, real)
-    real_logits = discriminator(system, real)
-    fake_logits = discriminator(system, augment(system, fake), reuse=True)
+    condition = input_z[:, system.latent_size :] if system.attributes else ()
+    real_logits = discriminator(system, real, condition)
+    fake_logits = discriminator(system, augment(system, fake), condition, reuse=True)
     d_real, d_fake = probabilities(system, real_logits, fake_logits)
     return Losses(
         d_loss=discriminator_loss(system, real_logits, fake_logits),
         g_loss=generator_loss(system, real_logits, fake_logits),
         d_real=d_real,
         d_fake=d_fake,
-        d_penalty=gradient_penalty(system, real) if system.r1 else tf.constant(0.0),
+        d_penalty=gradient_penalty(system, real, condition) if system.r1 else tf.constant(0.0),
         real=real,
         fake=fake,
+        condition=condition,
     )
 
 
@@ -115,7 +128,7 @@ def probabilities(system: System, real_logits, fake_logits) -> tuple:
     return tf.sigmoid(sign * real_logits), tf.sigmoid(sign * fake_logits)
 
 
-def gradient_penalty(system: System, real):
+def gradient_penalty(system: System, real, condition=()):
     """R1: the squared gradient of the logits at `real` images, halved, times `system.r1` (Mescheder et al., 2018).
 
     It is taken every `r1_every` steps only, and is as many times as large, which costs little and does as much (Karras
@@ -124,7 +137,7 @@ def gradient_penalty(system: System, real):
 
     def penalty():
         images = tf.identity(real)
-        (gradient,) = tf.gradients(discriminator(system, images, reuse=True), images)
+        (gradient,) = tf.gradients(discriminator(system, images, condition, reuse=True), images)
         return system.r1 / 2 * system.r1_every * tf.reduce_mean(tf.reduce_sum(gradient**2, axis=[1, 2, 3]))
 
     due = tf.equal(tf.train.get_or_create_global_step() % system.r1_every, 0)
@@ -160,9 +173,9 @@ def model_opt(system: System, losses: Losses, learning_rate, ema=None):
     g_loss = losses.g_loss
     if system.update_order == 'alternating':
         with tf.control_dependencies([d_train_opt]):
-            fake_logits = discriminator(system, augment(system, losses.fake), reuse=True)
+            fake_logits = discriminator(system, augment(system, losses.fake), losses.condition, reuse=True)
             compared = system.objective == 'relativistic'
-            real_logits = discriminator(system, losses.real, reuse=True) if compared else None
+            real_logits = discriminator(system, losses.real, losses.condition, reuse=True) if compared else None
             g_loss = generator_loss(system, real_logits, fake_logits)
     with tf.variable_scope('g_optimizer'):
         g_train_opt = minimize(system, g_loss, learning_rate, tf.trainable_variables('generator/'))
@@ -191,7 +204,7 @@ def store_statistics(system: System, z, ema=None):
     """An operation that stores the batch norm statistics of the generator, for sampling, as those of one batch.
 
     They are taken from the weights that draw, so they fit averaged weights too, and without dropout, as samples are.
-    z: latents (N, latent_size), some hundreds.
+    z: latents (N, z_dim), some hundreds.
     """
     statistics: list = []
     system = system._replace(dropout=0.0)

@@ -131,7 +131,7 @@ def evaluate(args: Namespace, out: Path) -> None:
     """Evaluate as the flags say, print the measures, and write the results into the folder `out`."""
     run_dir, checkpoint = checkpoints.find(args.checkpoint)
     run = read_run(run_dir)
-    settings = run['settings'] | {'data': args.data, 'data_dir': args.data_dir}
+    settings = run['settings'] | {'data': args.data, 'data_dir': args.data_dir, 'attributes': []}
     if held_none_out := settings['hold_out'] == 'none':
         settings['hold_out'] = choose_hold_out(settings)
     dataset = load_dataset(settings)

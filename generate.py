@@ -4,6 +4,7 @@ python generate.py                         ten faces from the generator that com
 python generate.py --count 1000 --seed 1 --out faces1000
 python generate.py --interpolate 5         a walk from face to face
 python generate.py --checkpoint runs/NAME  from a training run of your own
+python generate.py --checkpoint runs/NAME --with Smiling --without Male    if it was trained with --attributes
 """
 
 import itertools
@@ -18,6 +19,7 @@ from PIL import Image
 import helper
 from common import cli
 from common.files import replacing
+from sampling.attributes import set_attribute
 from sampling.generator import PRETRAINED, draw_faces, export_generator, restored_generator
 from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
 from sampling.pictures import enlarge, label, save_gif
@@ -34,7 +36,9 @@ def write_faces(args: Namespace, out: Path) -> None:
     PNG files get a folder that holds nothing else, as tools that compute the FID expect. The array in an .npz file is
     called `arr_0`, as in those read by the evaluator of Dhariwal and Nichol (2021, arXiv:2105.05233).
     """
-    faces = itertools.chain.from_iterable(draw_faces(args.checkpoint, args.count, args.seed, args.truncate))
+    faces = itertools.chain.from_iterable(
+        draw_faces(args.checkpoint, args.count, args.seed, args.truncate, wanted(args))
+    )
     first = list(itertools.islice(faces, MAX_GRID_FACES))
     scale = min(max(args.scale, MIN_GRID_SCALE), MAX_GRID_SCALE)
     labelled = [label(face, str(index), scale) for index, face in enumerate(first)]
@@ -55,7 +59,7 @@ def write_faces(args: Namespace, out: Path) -> None:
 def write_interpolation(args: Namespace, out: Path) -> None:
     """Draw a walk from face to face into the folder `out`: a strip with one row per leg, and a GIF."""
     columns = STEPS_PER_LEG + 1
-    with restored_generator(args.checkpoint) as generator:
+    with restored_generator(args.checkpoint, wanted(args)) as generator:
         if args.interpolate * columns * (generator.system.image_size * args.scale) ** 2 > MAX_STRIP_PIXELS:
             raise cli.UserError(f'a strip of more than {MAX_STRIP_PIXELS} pixels: lower --interpolate or --scale')
         latents = sample_latents(generator.system, np.random.default_rng(args.seed), args.interpolate, args.truncate)
@@ -69,10 +73,33 @@ def write_interpolation(args: Namespace, out: Path) -> None:
     print(f'A walk through {args.interpolate} faces: {out / "walk.gif"}\nStep by step: {out / "strip.png"}')
 
 
+def write_attribute_grid(args: Namespace, out: Path) -> None:
+    """Draw a labelled grid into the folder `out`: a row for each latent, as drawn and then with each attribute."""
+    count = args.attribute_grid
+    with restored_generator(args.checkpoint, wanted(args)) as generator:
+        system = generator.system
+        if not system.attributes:
+            raise cli.UserError('this generator was trained without --attributes: there is nothing to show')
+        latents = sample_latents(system, np.random.default_rng(args.seed), count, args.truncate)
+        columns = [latents, *(set_attribute(system, latents, attribute) for attribute in system.attributes)]
+        faces = np.concatenate(list(generator.draw(np.concatenate(columns), count * len(columns))))
+    scale = min(max(args.scale, MIN_GRID_SCALE), MAX_GRID_SCALE)
+    captions = np.repeat(['as drawn', *system.attributes], count)
+    labelled = np.array([label(face, caption, scale) for face, caption in zip(faces, captions, strict=True)])
+    rows = np.arange(len(faces)).reshape(-1, count).T.ravel()
+    helper.images_square_grid(labelled[rows], columns=len(columns)).save(out / 'attributes.png')
+    print(f'{count} faces with each attribute: {out / "attributes.png"}')
+
+
 def write_export(args: Namespace, out: Path) -> None:
     """Write only the generator, without what training needs, as the run directory `out`."""
     export_generator(args.checkpoint, out)
     print(f'The generator: {out}')
+
+
+def wanted(args: Namespace) -> dict[str, bool]:
+    """The attributes that faces are to have or not to have, by name."""
+    return dict.fromkeys(getattr(args, 'with'), True) | dict.fromkeys(args.without, False)
 
 
 class Task(NamedTuple):
@@ -84,7 +111,8 @@ class Task(NamedTuple):
 
 # By the flag that asks for it.
 TASKS = {
-    'interpolate': Task(write_interpolation, ('seed', 'truncate', 'out', 'scale')),
+    'interpolate': Task(write_interpolation, ('seed', 'truncate', 'with', 'without', 'out', 'scale')),
+    'attribute_grid': Task(write_attribute_grid, ('seed', 'truncate', 'with', 'without', 'out', 'scale')),
     'export': Task(write_export, ()),
 }
 
@@ -98,12 +126,15 @@ def parse_arguments() -> Namespace:
     add('--count', type=cli.number(int, 1, 1_000_000), default=10, help='how many faces (10)')
     add('--seed', type=cli.number(int, 0, 2**63), default=0, help='another seed draws other faces (0)')
     add('--truncate', type=cli.number(float, 0, 1, exclusive=True), default=1.0, help='< 1: more typical, less varied')
+    add('--with', nargs='+', default=[], metavar='NAME', help='faces with these attributes, which it was trained on')
+    add('--without', nargs='+', default=[], metavar='NAME', help='faces without these attributes')
     add = parser.add_argument_group('where to, and how').add_argument
     add('--out', type=cli.path, help='folder for the results (faces, or faces-2, ... if that exists)')
     add('--format', choices=('png', 'npz'), default='png', help='one file per face, or one array of all (png)')
     add('--scale', type=cli.number(int, 1, 64), default=1, help='enlarge each pixel this many times (1)')
     add = parser.add_argument_group('instead of single faces').add_argument
     add('--interpolate', type=cli.number(int, 2, 1000), metavar='N', help='a walk through the first N faces')
+    add('--attribute-grid', type=cli.number(int, 1, 64), metavar='N', help='the first N faces with each attribute')
     add = parser.add_argument_group('the generator itself, to use elsewhere').add_argument
     add('--export', type=cli.path, metavar='DIR', help='draw nothing: write only the generator, into this folder')
     args = parser.parse_args()
@@ -111,7 +142,10 @@ def parse_arguments() -> Namespace:
     effective = ('checkpoint', args.task, *TASKS[args.task].flags) if args.task else vars(args)
     for name, value in vars(args).items():
         if name not in (*effective, 'task') and value != parser.get_default(name):
-            parser.error(f'--{name} has no effect with --{args.task}: leave one of them out')
+            name, task = (each.replace('_', '-') for each in (name, args.task))
+            parser.error(f'--{name} has no effect with --{task}: leave one of them out')
+    if both := set(getattr(args, 'with')) & set(args.without):
+        parser.error(f'--with and --without both name {", ".join(sorted(both))}')
     if args.format == 'npz' and args.scale != 1:
         parser.error('--scale has no effect with --format npz: leave one of them out')
     return args

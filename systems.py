@@ -73,6 +73,13 @@ class System(NamedTuple):
     sample_every: int | None = None  # when to draw a grid of samples: steps,
     sample_epochs: int | None = None  # or epochs
     samples: int = 64  # faces in a grid
+    attributes: tuple[str, ...] = ()  # what the generator can be asked for; ours, like the rest of `dataset/attributes`
+    combinations: tuple[str, ...] = ()  # of attributes, as they occur in the data: for each, '1' (with) or '0'
+
+    @property
+    def z_dim(self) -> int:
+        """The length of a latent with its condition, a value for each attribute, at the end."""
+        return self.latent_size + len(self.attributes)
 
 
 # The DCGAN paper's networks for 64x64.

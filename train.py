@@ -54,9 +54,7 @@ def build_graph(settings: dict, replica: Replica, steps_per_call: int = 1, store
     system = system_of(settings)
     with tf.Graph().as_default() as graph:
         tf.set_random_seed(settings['seed'])
-        input_real, input_z, learning_rate = dcgan.model_inputs(
-            system.image_size, system.image_size, 3, system.latent_size
-        )
+        input_real, input_z, learning_rate = dcgan.model_inputs(system.image_size, system.image_size, 3, system.z_dim)
         faces = StoredFaces(stored) if stored else None
         batch = tf.placeholder(tf.int64, [None], 'indices') if stored else input_real
         count = tf.placeholder(tf.int32, [], 'count')  # of the steps in a call
@@ -110,9 +108,13 @@ def batches(run: Run, step: int, shard: slice, pace: SimpleNamespace, stored: bo
     while True:
         steps = range(step, min(step + pace.steps, run.next_due(step)))
         indices = np.concatenate([next(order)[shard] for _ in steps])
-        latents = [sample_latents(system, np.random.default_rng((1, seed, n)), system.batch_size)[shard] for n in steps]
-        rest = (pace.max_steps - len(steps)) * len(latents[0]) if run.settings['xla'] else 0
-        fed = indices if stored else get_batch(run.dataset.faces, indices), np.concatenate(latents)
+        latents = np.concatenate(
+            [sample_latents(system, np.random.default_rng((1, seed, n)), system.batch_size)[shard] for n in steps]
+        )
+        if system.attributes:  # the generated faces of a batch are asked for what its real faces have
+            latents[:, system.latent_size :] = run.dataset.conditions[indices]
+        rest = (pace.max_steps - len(steps)) * (len(latents) // len(steps)) if run.settings['xla'] else 0
+        fed = indices if stored else get_batch(run.dataset.faces, indices), latents
         yield len(steps), *(np.pad(each, [(0, rest)] + [(0, 0)] * (each.ndim - 1)) if rest else each for each in fed)
         step = steps.stop
 
@@ -279,6 +281,9 @@ def run_training(args: Namespace, replica: Replica) -> None:
     if replica.is_chief:
         workers = f'Workers: {replica.count}. ' if replica.count > 1 else ''
         print(f'Run: {run.directory}\nFaces: {run.dataset}')
+        if run.system.attributes:
+            shares = (run.dataset.conditions[run.dataset.training] > 0).mean(axis=0)
+            print('Attributes: ' + ', '.join(map('{} {:.0%}'.format, run.system.attributes, shares)))
         print(f'{workers}{devices()} Precision: {run.system.precision}.')
         if run.system.precision == 'bf16' and not has_fast_bfloat16():
             print('Warning: this machine has no bfloat16 units, so fp32 would be several times faster than bf16')

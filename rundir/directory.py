@@ -10,7 +10,8 @@ import numpy as np
 
 from common import cli, files
 from graph.session import tf
-from rundir.settings import ADDED, check_settings
+from rundir.settings import ADDED, PATHS, check_settings, system_of
+from systems import System
 
 FORMAT = 2  # of run.json; 1 had no such number
 
@@ -24,9 +25,15 @@ def read_run(run_dir: Path) -> dict:
             raise cli.UserError(f'{path} was written by a newer version of this project: update to use it')
         check_settings(run['settings'])
         run['settings'] = ADDED | run['settings']
-        for name in ('data', 'data_dir'):  # paths, which may have been other strings in the locale of the run
-            run['settings'][name] = os.fsdecode(run['settings'][name].encode('utf-8', 'surrogateescape'))
+        for name in PATHS:  # which may have been other strings in the locale of the run
+            if run['settings'][name] is not None:
+                run['settings'][name] = os.fsdecode(run['settings'][name].encode('utf-8', 'surrogateescape'))
         run['data_digest']
+        system = system_of_run(run)
+        if any(len(each) != len(system.attributes) or set(each) - set('01') for each in system.combinations):
+            raise ValueError
+        if system.attributes and not system.combinations:
+            raise ValueError
         return run
     except FileNotFoundError:
         raise cli.UserError(f'{run_dir} is not the directory of a training run: it has no run.json') from None
@@ -34,13 +41,22 @@ def read_run(run_dir: Path) -> dict:
         raise cli.UserError(f'{path} is damaged') from None
 
 
-def write_run(run_dir: Path, settings: dict, images: int, data_digest: str) -> None:
-    """Write run.json. images: the size of the data set; data_digest: see `helper.Dataset.digest`."""
+def system_of_run(run: dict) -> System:
+    """The system of a run, from what `read_run` returns."""
+    return system_of(run['settings'])._replace(combinations=tuple(run.get('combinations', '').split()))
+
+
+def write_run(run_dir: Path, settings: dict, images: int, data_digest: str, combinations: tuple[str, ...] = ()) -> None:
+    """Write run.json. images: the size of the data set; data_digest: see `helper.Dataset.digest`.
+
+    combinations: of attributes, see `systems.System`.
+    """
     run = {
         'format': FORMAT,
         'settings': settings,
         'images': images,
         'data_digest': data_digest,
+        **({'combinations': ' '.join(combinations)} if combinations else {}),
         'versions': {'python': platform.python_version(), 'tensorflow': tf.__version__, 'numpy': np.__version__},
     }
     with files.replacing(run_dir / 'run.json') as temporary:

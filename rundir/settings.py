@@ -46,9 +46,10 @@ OVERRIDES = {
     'samples': (cli.number(int, 1, 4096), 'faces in a grid'),
 }
 # What stays as it is for the life of a run.
-FIXED = ('system', 'width', 'seed', 'hold_out', 'local_batch_norm', 'reduce_precision', *OVERRIDES)
+FIXED = ('system', 'width', 'seed', 'hold_out', 'attributes', 'local_batch_norm', 'reduce_precision', *OVERRIDES)
 # How long a run is, and when it shows its faces: in steps or in epochs.
 SCHEDULES = (('epochs', 'steps'), ('sample_every', 'sample_epochs'))
+PATHS = ('data', 'data_dir', 'attribute_table')
 # The other settings, with their defaults.
 DEFAULTS = {
     'width': 1.0,
@@ -56,6 +57,8 @@ DEFAULTS = {
     'data_dir': 'data',
     'seed': 0,
     'hold_out': None,
+    'attributes': [],
+    'attribute_table': None,
     'evaluate_every': None,
     'checkpoint_every': 1000,
     'keep_every': None,
@@ -77,6 +80,8 @@ ADDED = {
     'augment': 'none',
     'instance_noise': 0.0,
     'hold_out': 'images',
+    'attributes': [],
+    'attribute_table': None,
     'evaluate_every': None,
     'steps_per_call': None,
     'deterministic': False,
@@ -99,6 +104,8 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
     add('--sources', nargs='+', metavar='URL', help='download CelebA from these URLs instead')
     add('--system', choices=SYSTEMS, help='which article to follow (oreilly)')
     add('--hold-out', choices=HOLD_OUTS, help='hold out every tenth image, or person, to compare with')
+    add('--attributes', nargs='+', metavar='NAME', help='what the generator can be asked for: Smiling Male Eyeglasses')
+    add('--attribute-table', type=cli.path, help='what is to be seen on which image (list_attr_celeba.txt by the data)')
     add('--width', type=cli.number(float, 0, 16, exclusive=True), help='multiply the channels of all hidden layers (1)')
     add('--epochs', type=epochs, help='train for this many passes over the data')
     add('--steps', type=steps, help='train for this many steps in all')
@@ -135,6 +142,8 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
             parser.error(f'--{name} needs --run-dir: which run?')
     if args.data == '':
         parser.error('--data is empty')
+    if args.attributes and len(set(args.attributes)) < len(args.attributes):
+        parser.error('--attributes: one of them is named twice')
     if args.sample_every and args.sample_epochs:
         parser.error('--sample-every and --sample-epochs: use one of them')
     return args
@@ -164,6 +173,10 @@ def choose_settings(args: Namespace, saved: dict | None = None) -> dict:
     if settings['data'] not in ('celeba', 'demo'):
         settings['data'] = str(Path(settings['data']).absolute())
     settings['data_dir'] = str(Path(settings['data_dir']).absolute())
+    if settings['attribute_table']:
+        settings['attribute_table'] = str(Path(settings['attribute_table']).absolute())
+        if not settings['attributes']:
+            raise cli.UserError('--attribute-table needs --attributes: which of them?')
     if settings['r1'] and settings['discriminator_batch_norm']:  # the gradient at an image would depend on the others
         raise cli.UserError('--r1 needs a discriminator without batch normalisation: --no-discriminator-batch-norm')
     if settings['objective'] != 'standard':
@@ -181,6 +194,8 @@ def flags_of(settings: dict) -> list[str]:
     for name, value in settings.items():
         if value is True or (value is False and name in ('xla', *OVERRIDES)):
             flags.append(flag(name) if value else flag(f'no_{name}'))
+        elif isinstance(value, list):
+            flags += [flag(name), *map(str, value)] if value else []
         elif value is not None and value is not False:
             flags.append(f'{flag(name)}={value}')
     return flags
@@ -194,7 +209,7 @@ def check_settings(saved: dict) -> None:
         raise cli.UserError(f'the settings in run.json are damaged, or of a newer version; {wrong}')
     try:
         settings = choose_settings(parse_arguments(flags_of(saved)))
-        settings |= {name: saved[name] for name in ('data', 'data_dir') if isinstance(saved[name], str)}
+        settings |= {name: saved[name] for name in PATHS if isinstance(saved.get(name), str)}
         wrong = ', '.join(flag(name) for name in saved if settings[name] != saved[name])
     except cli.UserError as error:
         wrong = str(error)
@@ -209,7 +224,8 @@ def system_of(settings: dict) -> System:
         tuple(widened(layer, settings['width']) for layer in layers[:-1]) + layers[-1:]
         for layers in (system.generator, system.discriminator)
     )
-    return system._replace(generator=generator, discriminator=discriminator)
+    attributes = tuple(settings['attributes'])
+    return system._replace(generator=generator, discriminator=discriminator, attributes=attributes)
 
 
 def widened(layer: Layer, width: float) -> Layer:
@@ -227,7 +243,7 @@ def list_systems() -> str:
         if field in ('generator', 'discriminator'):
             layers = enumerate(itertools.zip_longest(*values), 1)
             rows += [[f'{field} {number}', *map(describe, row)] for number, row in layers]
-        else:
+        elif any(value != () for value in values):
             rows.append([field.replace('_', ' '), *('' if value is None else str(value) for value in values)])
     lines = [line for row in rows for line in itertools.zip_longest(*(textwrap.wrap(x, 24) for x in row), fillvalue='')]
     return '\n'.join('  '.join(cell.ljust(24) for cell in line).rstrip() for line in lines)

@@ -19,8 +19,9 @@ from common.files import check_writable, naming
 from dataset.prepared import open_prepared, save_prepared
 from graph.session import open_session, tf
 from rundir import checkpoints
-from rundir.directory import read_run
-from rundir.settings import system_of
+from rundir.directory import read_run, system_of_run
+from rundir.settings import PATHS
+from sampling.attributes import ask
 from sampling.latents import sample_latents
 from systems import System
 
@@ -34,7 +35,7 @@ class Generator(NamedTuple):
 
     system: System
     session: Any
-    z: Any  # the placeholder of the latents, (N, latent_size)
+    z: Any  # the placeholder of the latents, (N, z_dim)
     images: Any  # (N, H, W, 3) in -1..1
 
     def draw(self, latents, count: int):
@@ -46,7 +47,7 @@ class Generator(NamedTuple):
 
 
 def draw(session, z, images, latents):
-    """Yield the faces of `latents`, each (latent_size,), in chunks: uint8 (n, H, W, 3).
+    """Yield the faces of `latents`, each (z_dim,), in chunks: uint8 (n, H, W, 3).
 
     z, images: a placeholder for latents, and the generator's images in -1..1.
     The session always gets batches of the same size, so a face depends on its latent alone.
@@ -59,12 +60,16 @@ def draw(session, z, images, latents):
 
 
 @contextlib.contextmanager
-def restored_generator(checkpoint: Path):
-    """Yield the Generator of a run directory or checkpoint, with averaged weights if it has them. Raises UserError."""
+def restored_generator(checkpoint: Path, wanted: dict[str, bool] | None = None):
+    """Yield the Generator of a run directory or checkpoint, with averaged weights if it has them. Raises UserError.
+
+    wanted: the attributes that its faces are to have, or not to have; see `sampling.attributes.ask`.
+    """
     run_dir, (_, prefix) = checkpoints.find(checkpoint)
-    system = system_of(read_run(run_dir)['settings'])._replace(precision='fp32')  # whatever it was trained in
+    system = system_of_run(read_run(run_dir))._replace(precision='fp32')  # whatever it was trained in
+    system = ask(system, wanted or {})
     with tf.Graph().as_default(), open_session() as session:
-        z = tf.placeholder(tf.float32, [None, system.latent_size], 'input_z')
+        z = tf.placeholder(tf.float32, [None, system.z_dim], 'input_z')
         images = dcgan.generator(system, z, training=False)
         try:
             saved = tf.train.NewCheckpointReader(os.fsencode(prefix))
@@ -79,12 +84,13 @@ def restored_generator(checkpoint: Path):
         yield Generator(system, session, z, images)
 
 
-def draw_faces(checkpoint: Path, count: int, seed: int, truncate: float = 1.0):
+def draw_faces(checkpoint: Path, count: int, seed: int, truncate: float = 1.0, wanted: dict[str, bool] | None = None):
     """Yield `count` faces in chunks, uint8 (n, H, W, 3). Raises UserError.
 
-    The face at index i depends on the checkpoint, `seed`, `truncate` and i, and not on `count`.
+    The face at index i depends on the checkpoint, `seed`, `truncate`, `wanted` and i, and not on `count`.
+    wanted: see `restored_generator`.
     """
-    with restored_generator(checkpoint) as generator:
+    with restored_generator(checkpoint, wanted) as generator:
         rng = np.random.default_rng(seed)
         yield from generator.draw((sample_latents(generator.system, rng, 1, truncate)[0] for _ in range(count)), count)
 
@@ -111,8 +117,8 @@ def export_generator(checkpoint: Path, out: Path) -> None:
     check_writable(out)
     run_dir, (_, prefix) = checkpoints.find(checkpoint)
     run = read_run(run_dir)
-    for name in ('data', 'data_dir'):  # whoever gets the generator need not know this machine's folders
-        run['settings'][name] = Path(run['settings'][name]).name
+    for name in PATHS:  # whoever gets the generator need not know this machine's folders
+        run['settings'][name] = Path(run['settings'][name]).name if run['settings'][name] else None
     with restored_generator(checkpoint) as generator, naming(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix='.') as folder:

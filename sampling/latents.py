@@ -2,17 +2,23 @@
 
 import numpy as np
 
+from sampling.attributes import sample_condition
 from systems import System
 
 STEPS_PER_LEG = 10  # of an interpolation: from one latent to just before the next
 
 
 def sample_latents(system: System, rng: np.random.Generator, count: int, truncate: float = 1.0) -> np.ndarray:
-    """Latents from the system's distribution, U(-1, 1) or N(0, 1), times `truncate`: float32 (count, latent_size).
+    """Latents from the system's distribution, U(-1, 1) or N(0, 1), times `truncate`: float32 (count, z_dim).
 
     A `truncate` below 1 gives faces that are more typical, less varied and paler. Scaling (Karras et al., 2019,
     arXiv:1812.04948) keeps the identity of each face; the truncation of Brock et al. (2019, arXiv:1809.11096) does not.
     """
+    if system.attributes:  # one by one, so that none depends on how many are drawn
+        plain = system._replace(attributes=())
+        singles = (sample_latents(plain, rng, 1, truncate)[0] for _ in range(count))
+        latents = [np.append(latent, sample_condition(system, rng)) for latent in singles]
+        return np.reshape(np.array(latents, np.float32), (count, system.z_dim))
     shape = count, system.latent_size
     latents = rng.standard_normal(shape) if system.latent == 'normal' else rng.uniform(-1, 1, shape)
     return (latents * truncate).astype(np.float32)
@@ -37,11 +43,16 @@ def slerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def interpolate(system: System, latents: np.ndarray) -> np.ndarray:
-    """A closed path through `latents` (N, latent_size) and back to the first: float32 (N * STEPS_PER_LEG, latent_size).
+    """A closed path through `latents` (N, z_dim) and back to the first: float32 (N * STEPS_PER_LEG, z_dim).
 
-    It follows great circles if the system's latents are normal, otherwise straight lines. The first is not repeated.
+    It follows great circles if the system's latents are normal, otherwise straight lines, as conditions always do. The
+    first is not repeated.
     """
-    between = slerp if system.latent == 'normal' else lerp
+
+    def between(start, end, t):
+        curve, size = slerp if system.latent == 'normal' else lerp, system.latent_size
+        return np.hstack([curve(start[:size], end[:size], t), lerp(start[size:], end[size:], t)])
+
     t, latents = np.arange(STEPS_PER_LEG) / STEPS_PER_LEG, latents.astype(np.float64)
     legs = [between(start, end, t) for start, end in zip(latents, np.roll(latents, -1, axis=0), strict=True)]
     return np.concatenate(legs).astype(np.float32)

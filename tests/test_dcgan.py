@@ -84,6 +84,53 @@ def operations_behind(*targets):
     return found
 
 
+# --- attributes
+
+CONDITIONAL = SMALL._replace(attributes=('Smiling', 'Male', 'Young'))
+
+
+def test_the_discriminator_adds_the_projection_onto_the_condition_to_its_logits(session, rng):
+    linear = CONDITIONAL._replace(discriminator=SMALL.discriminator[-1:], discriminator_batch_norm=False)
+    images, condition = normal(rng, 8, 28, 28, 3), rng.choice([-1, 1], (8, 3)).astype(np.float32)
+    logits = dcgan.discriminator(linear, tf.constant(images), tf.constant(condition))
+    initialize(session)
+    kernel, bias = (
+        variable.load(normal(rng, *variable.shape), session) or variable for variable in tf.trainable_variables()
+    )
+    kernel, bias = session.run([kernel, bias])
+    assert kernel.shape == (28 * 28 * 3, 4)
+    outputs = images.reshape(8, -1) @ kernel + bias
+    expected = outputs[:, 0] + (outputs[:, 1:] * condition).sum(axis=1) / 3
+    np.testing.assert_allclose(session.run(logits)[:, 0], expected, rtol=1e-3, atol=1e-2)
+
+
+def test_real_and_generated_faces_have_the_condition_at_the_end_of_the_latents(session, rng):
+    real, z, _ = dcgan.model_inputs(28, 28, 3, CONDITIONAL.z_dim)
+    losses = dcgan.model_loss(CONDITIONAL, real, z)
+    initialize(session)
+    feed = {real: rng.uniform(-0.5, 0.5, (8, 28, 28, 3)), z: normal(rng, 8, 9)}
+    values = session.run(losses, feed)
+    np.testing.assert_array_equal(values.condition, feed[z][:, 6:])
+    changed = session.run(losses, {**feed, z: np.hstack([feed[z][:, :6], -feed[z][:, 6:]])})
+    assert (values.d_real != changed.d_real).all() and np.abs(values.fake - changed.fake).max() > 0.01
+
+
+@pytest.mark.parametrize('order', UPDATE_ORDERS)
+@pytest.mark.parametrize('changes', [{}, {'objective': 'relativistic'}, {'spectral_norm': True}, {'r1': 1.0}])
+def test_a_step_trains_all_outputs_of_a_conditional_discriminator(session, rng, order, changes):
+    system = CONDITIONAL._replace(update_order=order, discriminator_batch_norm='r1' not in changes, **changes)
+    inputs = dcgan.model_inputs(28, 28, 3, system.z_dim)
+    train_opt = dcgan.model_opt(system, dcgan.model_loss(system, *inputs[:2]), inputs[2])
+    initialize(session)
+    (kernel,) = tf.trainable_variables('discriminator/layer3/dense/kernel')
+    before = session.run(kernel)
+    session.run(
+        train_opt, dict(zip(inputs, (rng.uniform(-0.5, 0.5, (8, 28, 28, 3)), normal(rng, 8, 9), 0.01), strict=True))
+    )
+    after = session.run(kernel)
+    assert before.shape[1] == 4 and np.isfinite(after).all() and (before != after).mean() > 0.9
+
+
 # --- placeholders and networks
 
 
@@ -468,7 +515,7 @@ def test_bfloat16_is_for_layers_and_not_for_weights_statistics_losses_and_optimi
     losses, train_opt, _ = build(rng, SMALL._replace(precision='bf16'))
     store_statistics = dcgan.store_statistics(SMALL._replace(precision='bf16'), tf.zeros([8, 6]))
     assert {variable.dtype.base_dtype for variable in tf.global_variables()} == {tf.float32, tf.int64}  # and the step
-    assert {loss.dtype for loss in losses} == {tf.float32}
+    assert {loss.dtype for loss in losses[:-1]} == {tf.float32}  # without attributes, there is no condition
     types = collections.defaultdict(set)
     for operation in operations_behind(train_opt, store_statistics, *losses):
         for name in 'T', 'U':

@@ -264,6 +264,7 @@ RANGES = {
         '--data': ('',),
         '--data-dir': ('',),
         '--run-dir': ('',),
+        '--attribute-table': ('',),
     },
     'generate.py': {
         '--count': ('0', '1000001', 'x'),
@@ -271,6 +272,7 @@ RANGES = {
         '--scale': ('0', '65'),
         '--truncate': ('0', '1.01', 'nan'),
         '--interpolate': ('1', '1001'),
+        '--attribute-grid': ('0', '65'),
         '--format': ('jpg',),
         '--out': ('',),
         '--checkpoint': ('',),
@@ -326,6 +328,7 @@ CONTRADICTIONS = {
     'train.py --sample-every 9 --sample-epochs 9': '--sample-epochs',
     'generate.py --export mine --count 20': '--count',
     'generate.py --export mine --out faces': '--out',
+    'generate.py --with Male Young --without Young': '--with and --without both name Young',
 }
 
 

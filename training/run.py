@@ -6,6 +6,7 @@ import datetime
 import math
 import os
 import sys
+import zlib
 from argparse import Namespace
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,13 +16,13 @@ import numpy as np
 
 import helper
 from common import cli, files
-from dataset import DataError
+from dataset import DataError, attributes
 from dataset.split import IDENTITIES, load_people
 from distributed.cluster import shard_size
 from graph.replica import Replica
 from rundir import checkpoints, directory
 from rundir.checkpoints import Checkpoint
-from rundir.settings import NEWEST, choose_settings, system_of
+from rundir.settings import NEWEST, PATHS, choose_settings, system_of
 from sampling.generator import load_demo
 from systems import SYSTEMS, System
 
@@ -46,7 +47,10 @@ class Run:
 
     @cached_property
     def system(self) -> System:
-        return system_of(self.settings)
+        system, conditions = system_of(self.settings), self.dataset.conditions
+        if conditions is None:
+            return system
+        return system._replace(combinations=attributes.combinations(conditions[self.dataset.training]))
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -98,7 +102,9 @@ class Run:
         step = self.checkpoint.step if self.checkpoint else 0
         for folder in ('checkpoints', 'samples'):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
-        directory.write_run(self.directory, self.settings, len(self.dataset.faces), self.dataset.digest)
+        directory.write_run(
+            self.directory, self.settings, len(self.dataset.faces), self.dataset.digest, self.system.combinations
+        )
         checkpoints.delete_unfinished(self.directory)
         log, rows = self.directory / 'log.csv', []
         if log.exists():
@@ -125,6 +131,7 @@ def load_dataset(settings: dict, sources: list[str] | None = None) -> helper.Dat
     """The faces that --data names. sources: URLs to download CelebA from. Raises UserError."""
     data_dir, size = Path(settings['data_dir']), SYSTEMS[settings['system']].image_size
     source, hold_out = settings['data'], settings['hold_out']
+    values = load_attributes(settings) if settings['attributes'] else None  # an error now saves preparing the faces
     if source == 'demo':
         print('The demo faces are drawn by the pretrained generator; none is a photograph.')
         return helper.Dataset(load_demo(data_dir / 'prepared', size), hold_out)
@@ -137,8 +144,18 @@ def load_dataset(settings: dict, sources: list[str] | None = None) -> helper.Dat
             raise cli.UserError(f'{error}. Without it: --data demo, or --data PATH for your own pictures') from None
     prepared = source, size, data_dir / 'prepared', settings['crop']
     faces = helper.load_faces(*prepared)
-    people = load_people(identity_table(settings), helper.load_names(*prepared)) if hold_out == 'people' else None
-    return helper.Dataset(faces, hold_out, people)
+    names = helper.load_names(*prepared) if hold_out == 'people' or values else []
+    people = load_people(identity_table(settings), names) if hold_out == 'people' else None
+    return helper.Dataset(faces, hold_out, people, attributes.look_up(values, names) if values else None)
+
+
+def load_attributes(settings: dict) -> dict[str, list[int]]:
+    """The attributes of each image, from the table that is named or found, or else downloaded. Raises DataError."""
+    source, table = Path(settings['data']), settings['attribute_table']
+    if settings['data'] == 'celeba':
+        source = Path(settings['data_dir'], helper.CELEB_A)
+        table = table or attributes.find_table(source) or helper.download_attributes(settings['data_dir'])
+    return attributes.load_attributes(source, settings['attributes'], Path(table) if table else None)
 
 
 def identity_table(settings: dict) -> Path:
@@ -168,6 +185,8 @@ def find_settings(args: Namespace, several: bool) -> tuple[dict, dict]:
         settings['hold_out'] = choose_hold_out(settings) if settings['evaluate_every'] else 'none'
     if settings['hold_out'] == 'people' and settings['data'] == 'demo':
         raise cli.UserError('--hold-out people: nobody is on the demo faces')
+    if settings['attributes'] and settings['data'] == 'demo':
+        raise cli.UserError('--attributes: nothing is known about the demo faces')
     if args.sources and settings['data'] != 'celeba':
         raise cli.UserError('--sources is for --data celeba only')
     files.check_writable(args.run_dir or RUNS)
@@ -198,7 +217,7 @@ def start_run(args: Namespace, replica: Replica) -> Run:
     settings = replica.broadcast(settings)
     if not replica.is_chief:  # its data may be in another place
         own = choose_settings(args)
-        settings |= {name: own[name] for name in ('data_dir', 'data') if name == 'data_dir' or args.data}
+        settings |= {name: own[name] for name in PATHS if name == 'data_dir' or getattr(args, name)}
     replica.shard(settings['batch_size'])  # an error now saves loading the data
     if replica.count > 1 and settings['steps_per_call'] not in (None, 1):
         raise cli.UserError('--steps-per-call: several workers make one step a call, so leave it out, or say 1')
@@ -227,9 +246,14 @@ def check_data(run: Run, saved: dict, replica: Replica) -> None:
         )
     if saved and saved['data_digest'] != dataset.digest:
         raise cli.UserError(f'{data} does not hold the faces that the run began with: see --data')
+    if saved and saved.get('combinations', '') != ' '.join(run.system.combinations):
+        raise cli.UserError(f'the attributes of {data} are not those that the run began with: see --attribute-table')
     if run.checkpoint and run.checkpoint.step >= run.last_step:
         raise cli.UserError(
             f'{run.checkpoint.prefix} has made all of {run.last_step} steps: to go on, raise --epochs or --steps'
         )
     if replica.broadcast(dataset.digest) != dataset.digest:
         raise cli.UserError(f'{data} does not hold the faces that the chief has: see --data')
+    digest = zlib.crc32(' '.join(run.system.combinations).encode())
+    if run.system.attributes and replica.broadcast(digest) != digest:
+        raise cli.UserError(f'the attributes of {data} are not those that the chief has: see --attribute-table')

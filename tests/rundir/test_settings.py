@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from conftest import chosen
@@ -25,6 +26,7 @@ from systems import SYSTEMS, System
 # Another value for each setting that is fixed for the life of a run.
 OTHER = {
     'system': 'sharma', 'width': 0.5, 'seed': 1, 'hold_out': 'people', 'local_batch_norm': True,
+    'attributes': ['Smiling', 'Male'],
     'reduce_precision': 'bf16', 'batch_size': 2, 'learning_rate': 0.5, 'learning_rate_ratio': 2.0,
     'learning_rate_decay': 0.1, 'optimizer': 'rmsprop', 'beta1': 0.0,
     'clip_value': 1.0, 'real_label': 0.7, 'fake_label': 0.1, 'wanted_label': 0.7, 'label_noise': 0.1, 'flip': 0.5,
@@ -49,7 +51,7 @@ def test_the_settings_of_a_system_are_its_own(name):
 
 
 def test_only_what_follows_from_the_networks_cannot_be_overridden():
-    derived = {'article', 'image_size', 'generator', 'discriminator'}
+    derived = {'article', 'image_size', 'generator', 'discriminator', 'attributes', 'combinations'}
     schedules = {'epochs', 'steps', 'sample_every', 'sample_epochs'}
     assert set(System._fields) == set(OVERRIDES) | schedules | derived
 
@@ -98,6 +100,7 @@ def test_paths_are_kept_absolute_and_names_of_data_as_they_are(tmp_path, monkeyp
         ('--gif', '--run-dir'),
         ('--sample-every 9 --sample-epochs 9', '--sample-epochs'),
         ('--data=', '--data is empty'),
+        ('--attributes Male Young Male', '--attributes: one of them is named twice'),
     ],
 )
 def test_flags_that_cannot_be_met_are_an_error(flags, message):
@@ -111,7 +114,10 @@ def test_resume_means_the_newest_checkpoint_or_one_of_a_step():
     assert parse_arguments(['--run-dir', 'x', '--resume', '12']).resume == 12
 
 
-@pytest.mark.parametrize('flags', ['', '--spectral-norm --no-discriminator-batch-norm --r1 2 --xla'])
+@pytest.mark.parametrize(
+    'flags',
+    ['', '--spectral-norm --no-discriminator-batch-norm --r1 2 --xla', '--attributes Male Young --attribute-table x'],
+)
 def test_settings_are_those_of_their_flags(flags):
     settings, _ = chosen(flags)
     assert choose_settings(parse_arguments(flags_of(settings))) == settings
@@ -122,6 +128,7 @@ def test_settings_are_those_of_their_flags(flags):
     [
         ('--r1 1', '--r1 needs a discriminator without batch normalisation: --no-discriminator-batch-norm'),
         ('--objective hinge --real-label 0.8', '--real-label has no effect with --objective hinge'),
+        ('--attribute-table x.csv', '--attribute-table needs --attributes: which of them?'),
         ('--objective relativistic --label-noise 0.1', '--label-noise has no effect'),
     ],
 )
@@ -138,7 +145,7 @@ def test_what_a_run_is_made_of_is_fixed():
     saved, _ = chosen('')
     for name, value in OTHER.items():
         given = parse_arguments(flags_of({name: value}))
-        with pytest.raises(cli.UserError, match=f'^{flag(name)} is {saved[name]} in this run'):
+        with pytest.raises(cli.UserError, match=f'^{flag(name)} is {re.escape(str(saved[name]))} in this run'):
             choose_settings(given, saved)
         without = {'discriminator_batch_norm': False} if name == 'r1' else {}
         assert choose_settings(given, saved | {name: value} | without)[name] == value
@@ -165,7 +172,7 @@ def test_an_old_run_goes_on_as_it_was():
 
 def test_settings_that_older_runs_lack_get_the_value_that_changes_nothing():
     published = System('', 28, (), ())
-    defaults = {name: getattr(published, name, DEFAULTS.get(name)) for name in ADDED}
+    defaults = {name: DEFAULTS.get(name, getattr(published, name, None)) for name in ADDED}
     assert defaults | {'hold_out': 'images'} == ADDED  # since then, images are held out only where they are needed
 
 
@@ -190,6 +197,7 @@ def test_settings_that_flags_can_express_are_valid(saved):
     ('name', 'value'),
     [('batch_size', 'many'), ('batch_size', -8), ('batch_size', None), ('batch_size', True), ('ema', [1]),
      ('learning_rate', float('nan')), ('data', 5), ('data', None), ('epochs', None), ('xla', 'yes'), ('xla', 1),
+     ('attributes', 'Male'), ('attributes', [1]), ('attributes', None), ('attribute_table', 5),
      ('seed', 1.5), ('local_batch_norm', 1), ('reduce_precision', None)],
 )  # fmt: skip
 def test_a_setting_with_an_impossible_value_is_named(saved, name, value):
