@@ -20,7 +20,8 @@ import helper
 from common import cli
 from common.files import replacing
 from sampling.attributes import set_attribute
-from sampling.generator import PRETRAINED, draw_faces, export_generator, restored_generator
+from sampling.formats import FORMATS, export_generator
+from sampling.generator import PRETRAINED, draw_faces, restored_generator
 from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
 from sampling.pictures import enlarge, label, save_gif
 
@@ -28,6 +29,7 @@ MAX_GRID_FACES = 64
 MIN_GRID_SCALE, MAX_GRID_SCALE = 3, 8  # labels need some room
 MAX_STRIP_PIXELS = 1 << 26
 FRAME_MILLISECONDS = 80
+FACE_FORMATS, EXPORT_FORMATS = ('png', 'npz'), tuple(FORMATS)  # the default first
 
 
 def write_faces(args: Namespace, out: Path) -> None:
@@ -92,8 +94,8 @@ def write_attribute_grid(args: Namespace, out: Path) -> None:
 
 
 def write_export(args: Namespace, out: Path) -> None:
-    """Write only the generator, without what training needs, as the run directory `out`."""
-    export_generator(args.checkpoint, out)
+    """Write only the generator, without what training needs, as the folder `out`."""
+    export_generator(args.checkpoint, out, args.format)
     print(f'The generator: {out}')
 
 
@@ -113,7 +115,7 @@ class Task(NamedTuple):
 TASKS = {
     'interpolate': Task(write_interpolation, ('seed', 'truncate', 'with', 'without', 'out', 'scale')),
     'attribute_grid': Task(write_attribute_grid, ('seed', 'truncate', 'with', 'without', 'out', 'scale')),
-    'export': Task(write_export, ()),
+    'export': Task(write_export, ('format',)),
 }
 
 
@@ -130,13 +132,16 @@ def parse_arguments() -> Namespace:
     add('--without', nargs='+', default=[], metavar='NAME', help='faces without these attributes')
     add = parser.add_argument_group('where to, and how').add_argument
     add('--out', type=cli.path, help='folder for the results (faces, or faces-2, ... if that exists)')
-    add('--format', choices=('png', 'npz'), default='png', help='one file per face, or one array of all (png)')
+    add('--format', choices=FACE_FORMATS + EXPORT_FORMATS, metavar='FORMAT',
+        help='png or npz: one file per face, or one array of all (png); for others see --export')  # fmt: skip
     add('--scale', type=cli.number(int, 1, 64), default=1, help='enlarge each pixel this many times (1)')
     add = parser.add_argument_group('instead of single faces').add_argument
     add('--interpolate', type=cli.number(int, 2, 1000), metavar='N', help='a walk through the first N faces')
     add('--attribute-grid', type=cli.number(int, 1, 64), metavar='N', help='the first N faces with each attribute')
     add = parser.add_argument_group('the generator itself, to use elsewhere').add_argument
-    add('--export', type=cli.path, metavar='DIR', help='draw nothing: write only the generator, into this folder')
+    add('--export', type=cli.path, metavar='DIR',
+        help='draw nothing: write only the generator, into this folder; '
+        f'--format is {", ".join(EXPORT_FORMATS[1:])} or {EXPORT_FORMATS[0]} (the default)')  # fmt: skip
     args = parser.parse_args()
     args.task = next((name for name in reversed(TASKS) if getattr(args, name)), None)
     effective = ('checkpoint', args.task, *TASKS[args.task].flags) if args.task else vars(args)
@@ -146,6 +151,12 @@ def parse_arguments() -> Namespace:
             parser.error(f'--{name} has no effect with --{task}: leave one of them out')
     if both := set(getattr(args, 'with')) & set(args.without):
         parser.error(f'--with and --without both name {", ".join(sorted(both))}')
+    formats = EXPORT_FORMATS if args.task == 'export' else FACE_FORMATS
+    args.format = args.format or formats[0]
+    if args.format not in formats:
+        parser.error(
+            f'--format {args.format} is not for {"--export" if args.task else "faces"}: {" or ".join(formats)}'
+        )
     if args.format == 'npz' and args.scale != 1:
         parser.error('--scale has no effect with --format npz: leave one of them out')
     return args

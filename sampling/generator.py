@@ -1,11 +1,9 @@
-"""Trained generators: restored from a checkpoint, drawn from, exported; the demo data set."""
+"""Trained generators: restored from a checkpoint, drawn from; the demo data set."""
 
 import contextlib
 import hashlib
 import itertools
-import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +13,10 @@ from PIL import Image
 import dcgan
 import helper
 from common.cli import UserError, progress
-from common.files import check_writable, naming
 from dataset.prepared import open_prepared, save_prepared
 from graph.session import open_session, tf
 from rundir import checkpoints
 from rundir.directory import read_run, system_of_run
-from rundir.settings import PATHS
 from sampling.attributes import ask
 from sampling.latents import sample_latents
 from systems import System
@@ -108,25 +104,3 @@ def load_demo(cache_dir: Path, size: int) -> np.ndarray:
     faces = itertools.chain.from_iterable(draw_faces(PRETRAINED, DEMO_FACES, seed=0))
     resized = (Image.fromarray(face).resize((size, size), Image.Resampling.BICUBIC) for face in faces)
     return save_prepared(path, size, ([face] for face in resized))
-
-
-def export_generator(checkpoint: Path, out: Path) -> None:
-    """Write only the generator, as a run directory that appears once complete. Raises UserError and OSError."""
-    if out.exists():
-        raise UserError(f'{out} already exists: choose another folder')
-    check_writable(out)
-    run_dir, (_, prefix) = checkpoints.find(checkpoint)
-    run = read_run(run_dir)
-    for name in PATHS:  # whoever gets the generator need not know this machine's folders
-        run['settings'][name] = Path(run['settings'][name]).name if run['settings'][name] else None
-    with restored_generator(checkpoint) as generator, naming(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix='.') as folder:
-            export = Path(folder, out.name)
-            (export / 'checkpoints').mkdir(parents=True)
-            (export / 'run.json').write_text(json.dumps(run, indent=2) + '\n')
-            try:
-                checkpoints.write(generator.session, tf.train.Saver(), export / 'checkpoints' / prefix.name)
-            except tf.errors.OpError:  # its message begins with a stack of operations
-                raise UserError(f'{out} cannot be written, the disk may be full') from None
-            export.rename(out)

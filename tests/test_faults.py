@@ -131,6 +131,7 @@ def main():
         (train, '--run-dir', run, '--resume', '--steps', '4', '--evaluate-every', '2'),
         (generate, '--checkpoint', run, '--out', run.with_name('faces')),
         (generate, '--checkpoint', run, '--export', run.with_name('exported')),
+        (generate, '--checkpoint', run, '--export', run.with_name('model'), '--format', 'saved_model'),
         (evaluate, run.with_name('exported'), '--data', data, '--out', run.with_name('evaluation')),
     ):
         sys.argv[1:] = map(str, arguments)
@@ -148,7 +149,7 @@ def test_every_command_takes_paths_in_any_encoding_in_a_locale_of_ascii(tmp_path
     command = [sys.executable, '-c', EVERY_COMMAND, folder]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0 and result.stderr == '', result.stderr
-    assert {'pictures.zip', 'data', 'run', 'faces', 'exported', 'evaluation'} == {
+    assert {'pictures.zip', 'data', 'run', 'faces', 'exported', 'model', 'evaluation'} == {
         path.name for path in folder.iterdir()
     }
     run = (folder / 'run').rename(tmp_path / 'run')  # TensorFlow's own reader of events takes only UTF-8

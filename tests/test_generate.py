@@ -137,7 +137,8 @@ def test_an_exported_generator_draws_the_faces_of_its_run(trained, tmp_path):
     ('flags', 'named'),
     [
         ('--export mine --interpolate 3', ('--export', '--interpolate')),
-        ('--export mine --format npz', ('--export', '--format')),
+        ('--export mine --format npz', ('--export', '--format npz', 'saved_model')),
+        ('--format onnx', ('--format onnx', 'png or npz')),
         ('--export mine --truncate 0.5', ('--export', '--truncate')),
         ('--interpolate 3 --count 4', ('--interpolate', '--count')),
         ('--interpolate 3 --format npz', ('--interpolate', '--format')),

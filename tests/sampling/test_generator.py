@@ -1,5 +1,3 @@
-import errno
-import json
 import os
 import shutil
 
@@ -11,9 +9,8 @@ import helper
 from common.cli import UserError
 from graph.session import tf
 from rundir import checkpoints
-from rundir.settings import ADDED
 from sampling import generator, metrics
-from sampling.generator import PRETRAINED, export_generator, load_demo, restored_generator
+from sampling.generator import PRETRAINED, load_demo, restored_generator
 from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
 
 
@@ -204,52 +201,3 @@ def test_a_damaged_or_foreign_checkpoint_is_a_user_error_that_names_it(tmp_path,
     damage(copy)
     with pytest.raises(UserError, match='copy/checkpoints/best-3360. is damaged, or belongs to another system'):
         draw_faces(copy, 1)
-
-
-# --- exports
-
-
-def test_an_exported_generator_draws_the_same_faces_wherever_it_is_moved(tmp_path):
-    export_generator(PRETRAINED, tmp_path / 'new' / 'first')
-    (tmp_path / 'new' / 'first').rename(tmp_path / 'moved')
-    assert sorted(path.name for path in (tmp_path / 'moved').rglob('*')) == [
-        'best-33600.data-00000-of-00001', 'best-33600.index', 'checkpoints', 'run.json',
-    ]  # fmt: skip
-    np.testing.assert_array_equal(draw_faces(tmp_path / 'moved', 5), draw_faces(PRETRAINED, 5))
-
-
-def test_an_export_says_what_it_was_trained_on_but_not_where_that_is(tmp_path):
-    copy = shutil.copytree(PRETRAINED, tmp_path / 'copy')
-    run = json.loads((copy / 'run.json').read_text())
-    run['settings'] |= {'data': '/home/me/pictures.zip', 'data_dir': '/home/me/data'}
-    (copy / 'run.json').write_text(json.dumps(run))
-    export_generator(copy, tmp_path / 'mine')
-    exported = json.loads((tmp_path / 'mine' / 'run.json').read_text())
-    run['settings'] = ADDED | run['settings'] | {'data': 'pictures.zip', 'data_dir': 'data'}
-    assert exported == run
-
-
-def test_an_export_overwrites_nothing(tmp_path):
-    with pytest.raises(UserError, match=f'{tmp_path} already exists'):
-        export_generator(PRETRAINED, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_export_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
-    monkeypatch.setattr(generator.json, 'dumps', full)
-    with pytest.raises(OSError, match='mine'):
-        export_generator(PRETRAINED, tmp_path / 'mine')
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_weights_that_cannot_be_written_leave_nothing_behind(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise tf.errors.ResourceExhaustedError(None, None, 'No space left on device')
-
-    monkeypatch.setattr(checkpoints, 'write', full)
-    with pytest.raises(UserError, match='mine cannot be written, the disk may be full'):
-        export_generator(PRETRAINED, tmp_path / 'mine')
-    assert list(tmp_path.iterdir()) == []

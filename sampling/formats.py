@@ -1,0 +1,104 @@
+"""A trained generator by itself, in formats that this project or other programs read."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.cli import UserError
+from common.files import check_writable, naming
+from common.lazy import LazyModule
+from graph.session import quiet_stderr, tensorflow, tf
+from rundir import checkpoints
+from rundir.directory import read_run
+from rundir.settings import PATHS
+from sampling.generator import Generator, restored_generator
+
+tf2onnx = LazyModule('tf2onnx.convert')
+
+LATENTS, FACES = 'latents', 'faces'  # the names of the input and of the output in other formats than ours
+
+
+def export_generator(checkpoint: Path, out: Path, format: str = 'checkpoint') -> None:
+    """Write only the generator as the folder `out`, which appears once complete. Raises UserError and OSError.
+
+    format: one of FORMATS: 'checkpoint' is a run directory; the others are models that turn `latents`, float32
+    (N, latent_size), into `faces`, uint8 (N, H, W, 3), for any N.
+    """
+    if out.exists():
+        raise UserError(f'{out} already exists: choose another folder')
+    if format == 'onnx' and not importlib.util.find_spec('tf2onnx'):
+        raise UserError('--format onnx needs another package: pip install "tf2onnx>=1.17"')
+    check_writable(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with naming(out), tempfile.TemporaryDirectory(dir=out.parent, prefix='.') as folder:
+        export = Path(folder, out.name)
+        try:
+            FORMATS[format](checkpoint, export)
+        except (tf.errors.OpError, shutil.Error):  # their messages are long, and name temporary folders
+            raise UserError(f'{out} cannot be written, the disk may be full') from None
+        export.rename(out)
+
+
+def write_checkpoint(checkpoint: Path, folder: Path) -> None:
+    """Write a run directory."""
+    run_dir, (_, prefix) = checkpoints.find(checkpoint)
+    run = read_run(run_dir)
+    for name in PATHS:  # whoever gets the generator need not know this machine's folders
+        run['settings'][name] = Path(run['settings'][name]).name if run['settings'][name] else None
+    (folder / 'checkpoints').mkdir(parents=True)
+    (folder / 'run.json').write_text(json.dumps(run, indent=2) + '\n')
+    with restored_generator(checkpoint) as generator:
+        checkpoints.write(generator.session, tf.train.Saver(), folder / 'checkpoints' / prefix.name)
+
+
+def byte_faces(generator: Generator):
+    """A tensor of the generator's faces as `helper.to_uint8` gives them, uint8 (N, H, W, 3)."""
+    faces = tf.clip_by_value(tf.round((generator.images + 1) * (255 / 2)), 0, 255)  # TFLite has no saturate_cast
+    return tf.cast(faces, tf.uint8)
+
+
+@contextlib.contextmanager
+def saved_model(checkpoint: Path) -> Iterator[str]:
+    """Yield the path of a SavedModel, in a temporary folder: TensorFlow needs a path in UTF-8."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'model')
+        with restored_generator(checkpoint) as generator:
+            faces = byte_faces(generator)
+            tf.saved_model.simple_save(generator.session, path, {LATENTS: generator.z}, {FACES: faces})
+        yield path  # now that no graph is open: in one, the converter to TFLite would leave out the signature
+
+
+def write_saved_model(checkpoint: Path, folder: Path) -> None:
+    """Write a SavedModel, whose signature has the default name, `serving_default`."""
+    with saved_model(checkpoint) as path:
+        shutil.copytree(path, folder)
+
+
+def write_tflite(checkpoint: Path, folder: Path) -> None:
+    """Write generator.tflite, which uses no operations but TFLite's own."""
+    with saved_model(checkpoint) as path, quiet_stderr():
+        model = tensorflow.lite.TFLiteConverter.from_saved_model(path).convert()
+    folder.mkdir()
+    (folder / 'generator.tflite').write_bytes(model)
+
+
+def write_onnx(checkpoint: Path, folder: Path) -> None:
+    """Write generator.onnx."""
+    with restored_generator(checkpoint) as generator:
+        z, faces, session = generator.z, byte_faces(generator), generator.session
+        graph_def = tf.graph_util.convert_variables_to_constants(session, session.graph_def, [faces.op.name])
+    names = {z.name: LATENTS, faces.name: FACES}
+    with quiet_stderr():
+        model, _ = tf2onnx.from_graph_def(
+            graph_def, input_names=[z.name], output_names=[faces.name], tensors_to_rename=names
+        )
+    folder.mkdir()
+    (folder / 'generator.onnx').write_bytes(model.SerializeToString())
+
+
+FORMATS = {'checkpoint': write_checkpoint, 'saved_model': write_saved_model, 'tflite': write_tflite, 'onnx': write_onnx}
