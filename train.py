@@ -292,8 +292,14 @@ def run_training(args: Namespace, replica: Replica) -> None:
     except (OSError, tf.errors.ResourceExhaustedError) as error:  # no disk space, or no memory
         intact = f'all checkpoints in {run.directory} are intact. ' if replica.is_chief else ''
         raise cli.UserError(f'stopped; {intact}The reason: {error}') from None
-    if not replica.is_chief:
-        return
+    if replica.is_chief:
+        print_end(run, step)
+    if step < run.last_step:
+        raise SystemExit(cli.STOPPED)
+
+
+def print_end(run: Run, step: int) -> None:
+    """Say how far the run has come, and what to do next."""
     quoted = shlex.quote(str(run.directory))
     if step < run.last_step:
         print(f'Stopped and saved at step {step}. To go on: python train.py --resume --run-dir {quoted}')

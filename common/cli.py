@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from common import files
 
+STOPPED = 75  # exit status of a training that has saved before its end: EX_TEMPFAIL of sysexits.h, "try again"
+
 
 class UserError(Exception):
     """Something the user can put right. The message is one line and says how."""

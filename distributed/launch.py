@@ -34,7 +34,7 @@ def launch(count: int, timeout: float, prepare) -> None:
 
     Each worker gets a GPU of its own, or an equal shard of the cores on a machine without GPUs. Only the first, the
     chief, writes to the terminal; the stderr of another is shown if it fails. Stop signals are passed on to all.
-    Raises UserError if a worker is killed or hangs, and SystemExit if one has failed and said why.
+    Raises UserError if a worker is killed or hangs, and SystemExit if one has failed and said why or all have stopped.
     """
     gpus = visible_gpus()
     if gpus and len(gpus) < count:
@@ -58,6 +58,8 @@ def launch(count: int, timeout: float, prepare) -> None:
         statuses = wait_for_end(workers)
         if not any(statuses):
             return
+        if set(statuses) == {cli.STOPPED}:
+            sys.exit(cli.STOPPED)
         if received:
             sys.exit(128 + received[-1])
         for index, status in enumerate(statuses):
@@ -117,7 +119,7 @@ def wait_for_end(workers: list[subprocess.Popen]) -> list[int | None]:
     """Exit statuses of workers: waits for all, but for GRACE_SECONDS at most once one has failed (None: running)."""
     deadline = float('inf')
     while None in (statuses := [worker.poll() for worker in workers]) and time.monotonic() < deadline:
-        if any(statuses):
+        if not {*statuses} <= {None, 0, cli.STOPPED}:
             deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
         time.sleep(0.1)
     return statuses

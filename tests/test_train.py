@@ -386,7 +386,7 @@ def test_a_signal_finishes_the_step_saves_and_ends(tmp_path, pictures, number):
             assert process.poll() is None
         process.send_signal(number)
         output, errors = process.communicate(timeout=240)
-    assert process.returncode == 0 and errors == ''
+    assert process.returncode == cli.STOPPED and errors == ''
     step = int(read_log(tmp_path / 'run')[-1]['step'])
     assert checkpoint_names(tmp_path / 'run') == [f'step-{step}']
     assert f'Stopped and saved at step {step}' in output

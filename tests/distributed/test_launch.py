@@ -205,6 +205,13 @@ def test_workers_that_a_signal_ends_without_saving_give_its_status(launch_worker
     assert process.wait(240) == 128 + signal.SIGTERM
 
 
+def test_a_stopped_worker_may_take_its_time_after_the_others_have_ended(launch_workers):
+    code = f'sys.exit({cli.STOPPED})'
+    process = launch_workers(f'time.sleep({launch.GRACE_SECONDS + 1}); {code}', code)
+    output, errors = process.communicate(timeout=240)
+    assert (process.returncode, output, errors) == (cli.STOPPED, 'prepared\n', '')
+
+
 def test_workers_save_and_end_when_the_launcher_is_killed(start_small_training):
     process = start_small_training('--workers', 2, '--steps', 999_999, '--pause', 0.1)
     assert process.stdout.readline()
@@ -327,7 +334,8 @@ def test_a_signal_to_any_worker_stops_all_after_the_same_step_and_saves(start_tr
         os.kill(children(process)[1], signal.SIGTERM)
     output, errors = process.communicate(timeout=240)
     last = steps(run_dir)[-1]
-    assert process.returncode == 0 and errors == '' and output.count(f'Stopped and saved at step {last}') == 1
+    assert process.returncode == cli.STOPPED and errors == ''
+    assert output.count(f'Stopped and saved at step {last}') == 1 and output.count('How they came to be') == 1
     assert tensors(run_dir, last)['global_step'] == last
 
 
