@@ -15,7 +15,8 @@ def listen_only_on(host: str, port: int) -> None:
     """Make the sockets of this process on `port` drop every packet not sent to the IPv4 address of `host`.
 
     TensorFlow's server listens on all interfaces, whatever its address, and runs whatever it is sent. Does nothing on
-    other systems than Linux, or if the address does not belong to this machine (in a container behind a service).
+    other systems than Linux, if the address does not belong to this machine (in a container behind a service), or if
+    `host` is this machine's name and leads to a loopback address, as Debian's /etc/hosts has it: others know another.
     """
     if not sys.platform.startswith('linux'):
         return
@@ -23,6 +24,8 @@ def listen_only_on(host: str, port: int) -> None:
         address = socket.gethostbyname(host)
         socket.create_server((address, 0)).close()
     except OSError:
+        return
+    if address.startswith('127.') and host not in (address, 'localhost'):
         return
     instructions = [  # code, jump if true, jump if false, operand
         (0x20, 0, 0, 0xFFF00010),  # load the destination from the IPv4 header (SKF_NET_OFF + 16)
