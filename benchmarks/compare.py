@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import evaluate  # noqa: E402
+from common import cli  # noqa: E402
 from rundir.directory import read_run  # noqa: E402
 from sampling import features, metrics  # noqa: E402
 from sampling.generator import draw_faces  # noqa: E402
@@ -79,7 +80,7 @@ def train(args, folder: Path):
                 if not early and processor_seconds(process) < 60 * args.minutes:
                     continue
                 process.terminate()
-                if early or process.wait():
+                if early or process.wait() != cli.STOPPED:
                     for other, _ in filter(None, cores.values()):
                         other.terminate()
                     sys.exit(f'{where.name}: the training failed')
