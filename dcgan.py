@@ -23,7 +23,7 @@ def model_inputs(image_width, image_height, image_channels, z_dim):
 
 
 def generator(system: System, z, training=True, reuse=False, ema=None, statistics=None):
-    """Images (N, H, W, 3) in -1..1 from latents (N, z_dim), which end with their conditions if there are attributes.
+    """Images (N, H, W, C) in -1..1 from latents (N, z_dim), which end with their conditions if there are attributes.
 
     training: batch normalisation with the statistics of the batch, and dropout; otherwise with stored statistics.
     ema: a `tf.train.ExponentialMovingAverage` of the weights to draw with, in place of the weights.
@@ -40,7 +40,7 @@ def generator(system: System, z, training=True, reuse=False, ema=None, statistic
 
 
 def discriminator(system: System, images, condition=(), reuse=False):
-    """Logits (N, 1) for `images` (N, H, W, 3) in -1..1; their sigmoid is D(x), the probability of being real.
+    """Logits (N, 1) for `images` (N, H, W, C) in -1..1; their sigmoid is D(x), the probability of being real.
 
     condition: 1 or -1 for each attribute, (N, attributes), if there are any. The last layer has an output for each,
     and the mean of their products is added to the logits: the projection of Miyato and Koyama (2018, arXiv:1802.05637),
@@ -67,7 +67,7 @@ class Losses(NamedTuple):
     d_real: Any  # D(x), the probability of being real given to each real image, (N, 1)
     d_fake: Any  # D(G(z)), the same for generated images
     d_penalty: Any  # a scalar, which the discriminator minimises beside its loss
-    real: Any  # the real images as the discriminator saw them, (N, H, W, 3) in -1..1
+    real: Any  # the real images as the discriminator saw them, (N, H, W, C) in -1..1
     fake: Any  # the generated images, not augmented
     condition: Any = ()  # of both, (N, attributes), if there are any
 
@@ -167,6 +167,7 @@ def model_opt(system: System, losses: Losses, learning_rate, ema=None):
     with tf.variable_scope('d_optimizer'):
         d_learning_rate = learning_rate * system.learning_rate_ratio
         variables = tf.trainable_variables('discriminator/')
+        variables = [each for each in variables if not each.op.name.startswith(frozen_scopes(system))]
         d_train_opt = minimize(system, losses.d_loss + losses.d_penalty, d_learning_rate, variables)
     with tf.control_dependencies([d_train_opt]):
         d_train_opt = tf.group(d_train_opt, iterate_powers())
@@ -183,6 +184,11 @@ def model_opt(system: System, losses: Losses, learning_rate, ema=None):
         step = global_step.assign_add(1)
     with tf.control_dependencies([step]):
         return ema.apply(tf.trainable_variables('generator/')) if ema else tf.no_op()
+
+
+def frozen_scopes(system: System) -> tuple[str, ...]:
+    """The scopes of the layers of the discriminator that are not trained."""
+    return tuple(f'discriminator/layer{number}/' for number in range(1, system.freeze_discriminator + 1))
 
 
 def minimize(system: System, loss, learning_rate, variables):

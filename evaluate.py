@@ -35,7 +35,7 @@ MAX_PAIR_SIDE = 128  # pixels of an enlarged face
 def measure(generated: np.ndarray, faces: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> tuple[dict, dict]:
     """Measures by name and column, and the nearest training faces by column, as `metrics.nearest` has them.
 
-    generated, faces: generated faces, and all of the data: uint8 (N, H, W, 3) and (M, H, W, 3).
+    generated, faces: generated faces, and all of the data: uint8 (N, H, W, C) and (M, H, W, C).
     training, held_out: indices of training faces, and of N held-out faces.
     The columns: `drawn`, the generated faces; `real`, held-out faces, or training faces where the measure compares
     with held-out ones; `noise`, uniform noise.
@@ -49,7 +49,7 @@ def measure(generated: np.ndarray, faces: np.ndarray, training: np.ndarray, held
     measures: dict[str, dict[str, float]] = {}
     for column, images in columns.items():
         compared = faces[metrics.subset(training, len(real))] if column == 'real' else images
-        values = {f'SWD x1000, {side}x{side}': distance for side, distance in metrics.swd(compared, real).items()}
+        values = {f'SWD x1000, {level}': distance for level, distance in metrics.swd(compared, real).items()}
         distances, known = neighbours[column][1], features.extract(compared)[0]
         values |= {
             'Fréchet distance of face features': features.frechet_distance(known, real_features),
@@ -74,15 +74,15 @@ def table(measures: dict[str, dict[str, float]]) -> str:
 
 
 def show_neighbours(generated: np.ndarray, nearest: np.ndarray, distances: np.ndarray) -> Image.Image:
-    """Faces (N, H, W, 3) beside their nearest training faces: the first, and those with the smallest distances."""
-    side, halves = generated.shape[1], []
-    scale = max(1, MAX_PAIR_SIDE // side)
+    """Faces (N, H, W, C) beside their nearest training faces: the first, and those with the smallest distances."""
+    _, height, width, _ = generated.shape
+    scale, halves = max(1, MAX_PAIR_SIDE // max(height, width)), []
     for title, indices in (
         ('The first faces, each beside the nearest training face:', np.arange(len(generated))[:PAIRS]),
         ('The faces that are nearest to a training face:', np.argsort(distances)[:PAIRS]),
     ):
         pairs = np.concatenate([generated[indices], nearest[indices]], axis=2)
-        pairs = np.pad(pairs, ((0, 0), (0, 0), (0, side // 14), (0, 0)))  # a gap
+        pairs = np.pad(pairs, ((0, 0), (0, 0), (0, width // 14), (0, 0)))  # a gap
         captions = [f'{index}, distance {distances[index]:.1f}' for index in indices]
         labelled = [label(pair, caption, scale) for pair, caption in zip(pairs, captions, strict=True)]
         grid = helper.images_square_grid(np.array(labelled), columns=PAIRS_PER_ROW)

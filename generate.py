@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 import helper
 from common import cli
@@ -62,7 +61,8 @@ def write_interpolation(args: Namespace, out: Path) -> None:
     """Draw a walk from face to face into the folder `out`: a strip with one row per leg, and a GIF."""
     columns = STEPS_PER_LEG + 1
     with restored_generator(args.checkpoint, wanted(args)) as generator:
-        if args.interpolate * columns * (generator.system.image_size * args.scale) ** 2 > MAX_STRIP_PIXELS:
+        height, width, _ = generator.system.image_shape
+        if args.interpolate * columns * height * width * args.scale**2 > MAX_STRIP_PIXELS:
             raise cli.UserError(f'a strip of more than {MAX_STRIP_PIXELS} pixels: lower --interpolate or --scale')
         latents = sample_latents(generator.system, np.random.default_rng(args.seed), args.interpolate, args.truncate)
         path = interpolate(generator.system, latents)
@@ -71,7 +71,7 @@ def write_interpolation(args: Namespace, out: Path) -> None:
     # Each row ends with the face that the next one begins with, the last with the very first.
     indices = np.add.outer(np.arange(0, len(frames), STEPS_PER_LEG), np.arange(columns)) % len(frames)
     helper.images_square_grid(frames[indices.ravel()], columns=columns).save(out / 'strip.png')
-    save_gif([Image.fromarray(frame) for frame in frames], out / 'walk.gif', FRAME_MILLISECONDS)
+    save_gif([helper.to_image(frame) for frame in frames], out / 'walk.gif', FRAME_MILLISECONDS)
     print(f'A walk through {args.interpolate} faces: {out / "walk.gif"}\nStep by step: {out / "strip.png"}')
 
 

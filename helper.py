@@ -5,6 +5,7 @@ What makes this safe and fast (resumed downloads, damaged images, all cores, the
 
 import functools
 import hashlib
+import io
 import math
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 from dataset import prepared
 from dataset.attributes import CELEB_A_TABLE
 from dataset.download import download
-from dataset.images import crop_and_resize, open_image
+from dataset.images import ImageSource, crop_and_resize, open_image
 from dataset.split import HOLD_OUTS, split
 
 CELEB_A = 'img_align_celeba.zip'
@@ -49,46 +50,74 @@ def download_attributes(data_dir: str | Path, sources=CELEB_A_TABLE_SOURCES) -> 
     return download(Path(data_dir) / CELEB_A_TABLE, sources, CELEB_A_TABLE_SIZE, CELEB_A_TABLE_MD5)
 
 
-def get_image(image_path, width: int, height: int, crop: int = FACE_SIZE) -> np.ndarray:
-    """Read the face in an image file (a path or an open file) as uint8 (height, width, 3), bilinear, as published.
+def crop_size(image_size: tuple[int, int], face_size: tuple[int, int], crop: int) -> tuple[int, int]:
+    """The size of what `get_image` keeps of an image for a face of `face_size`. All sizes are (width, height)."""
+    width, height = image_size
+    if height == round(width * ALIGNED_HEIGHT / ALIGNED_WIDTH):
+        width = height = round(width * crop / ALIGNED_WIDTH)
+    scale = min(width / face_size[0], height / face_size[1])
+    return max(1, round(face_size[0] * scale)), max(1, round(face_size[1] * scale))
 
-    An aligned CelebA image, 178x218, is cropped to its central square of side `crop`, which scales with the width at
-    other resolutions of it. Any other image is cropped to its largest central square.
+
+def get_image(image_path, width: int, height: int, crop: int = FACE_SIZE, channels: int = 3) -> np.ndarray:
+    """Read the face in an image file (a path or an open file) as uint8 (height, width, channels), bilinear.
+
+    As published, an aligned CelebA image, 178x218, is cropped to its central square of side `crop`, which scales with
+    the width at other resolutions of it. Any other image is cropped to its largest central square. For faces that are
+    not square, it is the largest central rectangle with their proportions within that square, or of any other image.
+    channels: 3, or 1 for grey.
     Raises DataError for an unknown format or too many pixels, and nearly any exception for a broken image.
     """
+    size = width, height
     with open_image(image_path) as image:
-        side = min(image.size)
-        min_side = side * crop / ALIGNED_WIDTH  # of the crop, whatever the image
-        if image.height == round(image.width * ALIGNED_HEIGHT / ALIGNED_WIDTH):
-            side = max(1, round(image.width * crop / ALIGNED_WIDTH))
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        return np.asarray(crop_and_resize(image, (left, top, left + side, top + side), (width, height), min_side))
+        min_side = max(crop_size(image.size, size, ALIGNED_WIDTH)) * crop / ALIGNED_WIDTH  # whatever the image
+        across, down = crop_size(image.size, size, crop)
+        left, top = (image.width - across) // 2, (image.height - down) // 2
+        face = crop_and_resize(image, (left, top, left + across, top + down), size, min_side)
+    return np.asarray(face) if channels == 3 else np.asarray(face.convert('L'))[..., np.newaxis]
 
 
-def load_faces(source: str | Path, image_size: int, cache_dir: str | Path, crop: int = FACE_SIZE) -> np.ndarray:
-    """Load all faces of a zip archive or a folder of images as uint8 (N, image_size, image_size, 3).
+def load_faces(source: str | Path, image_size, cache_dir: str | Path, crop=FACE_SIZE, channels=3) -> np.ndarray:
+    """Load all faces of a zip archive or a folder of images as uint8 (N, height, width, channels).
 
+    image_size: (height, width), or the side of squares. crop, channels: see `get_image`.
     They are decoded once, on all cores, and memory-mapped from a .npy file in `cache_dir` from then on.
     Unreadable images are reported on stderr and left out. Raises DataError if there are no images or more than 1% are
     unreadable, and OSError if the source cannot be read or the array cannot be written.
     """
-    read_image = functools.partial(get_image, width=image_size, height=image_size, crop=crop)
-    return prepared.load_prepared(Path(source), image_size, Path(cache_dir), read_image, crop, PREPARATION)
+    shape, made_with = prepared_as(image_size, crop, channels)
+    height, width, _ = shape
+    read_image = functools.partial(get_image, width=width, height=height, crop=crop, channels=channels)
+    return prepared.load_prepared(Path(source), shape, Path(cache_dir), read_image, *made_with)
 
 
-def load_names(source: str | Path, image_size: int, cache_dir: str | Path, crop: int = FACE_SIZE) -> list[str]:
+def load_names(source: str | Path, image_size, cache_dir: str | Path, crop=FACE_SIZE, channels=3) -> list[str]:
     """The names of the files of the faces that `load_faces` gives, in the same order."""
-    return prepared.load_names(Path(source), image_size, Path(cache_dir), crop, PREPARATION)
+    shape, made_with = prepared_as(image_size, crop, channels)
+    return prepared.load_names(Path(source), shape, Path(cache_dir), *made_with)
+
+
+def prepared_as(image_size, crop: int, channels: int) -> tuple[tuple, tuple]:
+    """The shape of faces, and what else a prepared array is named after; see `load_faces`."""
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    return (height, width, channels), (crop, PREPARATION) + (('grey',) if channels == 1 else ())
+
+
+def first_crop_size(source: str | Path, face_size: tuple[int, int], crop: int) -> tuple[int, int]:
+    """The `crop_size` of the first image of `source`. Raises nearly any exception if it is broken."""
+    images = ImageSource(Path(source))
+    with open_image(io.BytesIO(images.read(images.names()[0]))) as image:
+        return crop_size(image.size, face_size, crop)
 
 
 def get_batch(faces: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """The faces at `indices` as float32 (n, height, width, 3), scaled from 0..255 to -0.5..0.5."""
+    """The faces at `indices` as float32 (n, height, width, channels), scaled from 0..255 to -0.5..0.5."""
     # A product, not the published quotient: TensorFlow computed it in earlier versions, whose runs resume bit for bit.
     return faces[indices].astype(np.float32) * np.float32(1 / 255) - np.float32(0.5)
 
 
 class Dataset:
-    """Faces, uint8 (N, height, width, 3), and the indices of those to train on and of those held out."""
+    """Faces, uint8 (N, height, width, channels), and the indices of those to train on and of those held out."""
 
     def __init__(
         self,
@@ -98,7 +127,8 @@ class Dataset:
         conditions: np.ndarray | None = None,
     ):
         """hold_out, people: see `dataset.split.split`. conditions: the attributes of each face, 1 or -1."""
-        self.faces, self.hold_out, self.conditions = faces, hold_out, conditions
+        self.faces, self.hold_out = faces, hold_out
+        self.conditions = np.empty((len(faces), 0)) if conditions is None else conditions
         self.training, self.held_out = split(len(faces), hold_out, people)
 
     def __str__(self) -> str:
@@ -126,7 +156,7 @@ class Dataset:
             yield order[step * batch_size : (step + 1) * batch_size]
 
     def get_batches(self, batch_size: int, seed: int, epoch: int):
-        """Yield the batches of an epoch, float32 (batch_size, height, width, 3) in -0.5..0.5, as `get_indices` says."""
+        """Yield the batches of an epoch, float32 (batch_size, height, width, channels) in -0.5..0.5."""
         for indices in self.get_indices(batch_size, seed, epoch):
             yield get_batch(self.faces, indices)
 
@@ -137,8 +167,13 @@ def to_uint8(images: np.ndarray, value_range: tuple[float, float]) -> np.ndarray
     return np.rint((np.asarray(images, np.float32) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
 
 
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """A picture, uint8 (height, width, 3), or (height, width, 1) for grey, as Pillow has it."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
 def images_square_grid(images: np.ndarray, value_range=(0, 255), columns: int | None = None) -> Image.Image:
-    """Arrange images (N, height, width, 3) row by row, on black, in the smallest square grid that holds them.
+    """Arrange images (N, height, width, channels) row by row, on black, in the smallest square grid that holds them.
 
     value_range: the values shown as black and white: (-0.5, 0.5) for batches, (-1, 1) for the generator's images.
     columns: the number of images in a row, for a grid that is not square.
@@ -148,4 +183,4 @@ def images_square_grid(images: np.ndarray, value_range=(0, 255), columns: int | 
     columns = columns or math.ceil(math.sqrt(count))
     black = np.zeros((-count % columns, height, width, channels), np.uint8)
     rows = np.concatenate([images, black]).reshape(-1, columns, height, width, channels)
-    return Image.fromarray(rows.swapaxes(1, 2).reshape(-1, columns * width, channels))
+    return to_image(rows.swapaxes(1, 2).reshape(-1, columns * width, channels))

@@ -12,6 +12,7 @@ UPDATE_ORDERS = ('alternating', 'simultaneous')
 OBJECTIVES = ('standard', 'hinge', 'relativistic')
 OPTIMIZERS = ('adam', 'rmsprop')
 AUGMENTS = ('none', 'translation', 'color-translation', 'color-translation-cutout')
+CHANNELS = (3, 1)  # red, green and blue; grey
 LATENTS = ('uniform', 'normal')  # U(-1, 1), N(0, 1)
 # What layers compute in. Weights, losses, batch norm statistics and optimisers are float32 in either case. Where a
 # precision is chosen there is 'auto', too: bf16 on hardware that computes it faster, else fp32.
@@ -30,14 +31,22 @@ class Layer(NamedTuple):
     activation: str | None = 'leaky_relu'
     dropout: bool = False
 
+    @property
+    def channels(self) -> int:
+        return self.output[-1] if isinstance(self.output, tuple) else self.output
+
+    def with_channels(self, channels: int) -> 'Layer':
+        return self._replace(output=(*self.output[:-1], channels) if isinstance(self.output, tuple) else channels)
+
 
 class System(NamedTuple):
     """Everything that makes up one published system."""
 
     article: str
-    image_size: int  # side of the square RGB images, pixels
+    image_size: int | str  # side of the square images, pixels; of others 'HEIGHTxWIDTH'
     generator: tuple[Layer, ...]
     discriminator: tuple[Layer, ...]
+    channels: int = 3  # of the images, one of CHANNELS
     crop: int = 108  # side of the central square kept of an aligned image of 178x218; ours: as in `oreilly`
     latent_size: int = 100
     latent: str = 'uniform'  # one of LATENTS
@@ -51,6 +60,7 @@ class System(NamedTuple):
     label_noise: float = 0.0  # the discriminator's labels move towards each other by a random amount up to this
     discriminator_batch_norm: bool = True  # False: none, also in the layers that have it
     spectral_norm: bool = False  # of the discriminator's kernels (Miyato et al., 2018, arXiv:1802.05957)
+    freeze_discriminator: int = 0  # its first layers that are not trained (Mo et al., 2020, arXiv:2002.10964)
     r1: float = 0.0  # weight of the penalty on the discriminator's gradient at real images; 0: none
     r1_every: int = 16  # steps between penalties, each as many times as large
     flip: float = 0.0  # probability of mirroring a real image
@@ -80,6 +90,12 @@ class System(NamedTuple):
     def z_dim(self) -> int:
         """The length of a latent with its condition, a value for each attribute, at the end."""
         return self.latent_size + len(self.attributes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        height, _, width = str(self.image_size).partition('x')
+        return int(height), int(width or height), self.channels
 
 
 # The DCGAN paper's networks for 64x64.

@@ -3,6 +3,7 @@
 python train.py                               on CelebA, downloaded into data/ if it is not there
 python train.py --data PATH                   on a zip or a folder of your own pictures
 python train.py --data demo                   on faces drawn by the pretrained generator: nothing to download
+python train.py --init-from runs/NAME         a new run that goes on from the weights of another
 python train.py --resume --run-dir runs/NAME  go on where a run stopped
 """
 
@@ -29,6 +30,7 @@ from graph.session import devices, enable_determinism, gpu_memory, has_fast_bflo
 from graph.steps import StoredFaces
 from helper import get_batch, images_square_grid, to_uint8
 from rundir import checkpoints
+from rundir.initial import initial_values
 from rundir.settings import list_systems, parse_arguments, system_of
 from sampling.latents import sample_latents
 from training.monitor import Evaluator, FailureMonitor
@@ -54,7 +56,8 @@ def build_graph(settings: dict, replica: Replica, steps_per_call: int = 1, store
     system = system_of(settings)
     with tf.Graph().as_default() as graph:
         tf.set_random_seed(settings['seed'])
-        input_real, input_z, learning_rate = dcgan.model_inputs(system.image_size, system.image_size, 3, system.z_dim)
+        height, width, channels = system.image_shape
+        input_real, input_z, learning_rate = dcgan.model_inputs(width, height, channels, system.z_dim)
         faces = StoredFaces(stored) if stored else None
         batch = tf.placeholder(tf.int64, [None], 'indices') if stored else input_real
         count = tf.placeholder(tf.int32, [], 'count')  # of the steps in a call
@@ -111,8 +114,8 @@ def batches(run: Run, step: int, shard: slice, pace: SimpleNamespace, stored: bo
         latents = np.concatenate(
             [sample_latents(system, np.random.default_rng((1, seed, n)), system.batch_size)[shard] for n in steps]
         )
-        if system.attributes:  # the generated faces of a batch are asked for what its real faces have
-            latents[:, system.latent_size :] = run.dataset.conditions[indices]
+        # The generated faces of a batch are asked for what its real faces have.
+        latents[:, system.latent_size :] = run.dataset.conditions[indices]
         rest = (pace.max_steps - len(steps)) * (len(latents) // len(steps)) if run.settings['xla'] else 0
         fed = indices if stored else get_batch(run.dataset.faces, indices), latents
         yield len(steps), *(np.pad(each, [(0, rest)] + [(0, 0)] * (each.ndim - 1)) if rest else each for each in fed)
@@ -223,16 +226,25 @@ def train(run: Run, replica: Replica) -> int:
     return step
 
 
-def fill(session, graph: SimpleNamespace, run: Run) -> None:
-    """Initialise the weights, and store the faces if the graph has a place for them."""
-    session.run(graph.initializer)
+def fill(session, graph: SimpleNamespace, run: Run, values: dict | None = None) -> None:
+    """Initialise the weights, and store the faces if the graph has a place for them.
+
+    values: initial weights by their tensors, in place of random ones.
+    """
+    session.run(graph.initializer, values)
     if graph.faces:
         graph.faces.load(run.dataset.faces, session)
 
 
 def initialize(session, graph: SimpleNamespace, run: Run, replica: Replica) -> int:
-    """Initialise the weights, or restore those of the run's checkpoint; returns the number of steps made."""
-    fill(session, graph, run)
+    """Initialise the weights, or restore those of the run's checkpoint; returns the number of steps made.
+
+    The chief's initial weights may come from another run, and become those of all replicas.
+    """
+    values, init_from = {}, run.settings['init_from']
+    if init_from and not run.checkpoint and replica.is_chief:
+        values = initial_values(Path(init_from), graph.graph, dcgan.frozen_scopes(run.system))
+    fill(session, graph, run, values)
     if run.checkpoint:
         checkpoints.restore(session, graph.saver, run.checkpoint)
     if replica.is_chief:
@@ -253,7 +265,7 @@ def check_finite(session, graph: SimpleNamespace, run: Run, step: int, losses, w
 
 
 def show_generator_output(session, graph: SimpleNamespace, latents: np.ndarray, path: Path) -> np.ndarray:
-    """Draw faces and save them as a grid, a PNG file; returns them, uint8 (N, H, W, 3)."""
+    """Draw faces and save them as a grid, a PNG file; returns them, uint8 (N, H, W, C)."""
     faces = to_uint8(session.run(graph.samples, {graph.input_z: latents}), (-1, 1))
     with files.replacing(path) as temporary:
         images_square_grid(faces).save(temporary)

@@ -112,7 +112,7 @@ def report(args, folder: Path):
         frechet = features.frechet_distance(features.extract(images)[0], features.extract(unseen)[0])
         return [*distances, np.mean(distances), frechet, metrics.mean_ms_ssim(images)]
 
-    levels = [f'SWD x1000, {level}x{level}' for level in metrics.swd(unseen[:1], unseen[:1])]
+    levels = [f'SWD x1000, {level}' for level in metrics.swd(unseen[:1], unseen[:1])]
     head = ['', 'steps', *levels, 'their mean', 'Fréchet distance', 'MS-SSIM']
     print('|'.join(['', *head, '']) + '\n|' + ' --- |' * len(head))
     rows = [('real faces', [(0, *cells(faces[metrics.subset(dataset.training, len(unseen))]))])]

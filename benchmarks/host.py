@@ -52,8 +52,8 @@ def milliseconds(flags: str, steps: int, warm_up: int) -> float:
         ends.append((step, time.perf_counter()))
 
     settings = choose_settings(parse_arguments(f'{flags} --steps {warm_up + steps} --sample-every 1000000'.split()))
-    side = system_of(settings).image_size
-    faces = np.random.default_rng(0).integers(0, 256, (IMAGES, side, side, 3), np.uint8)
+    shape = IMAGES, *system_of(settings).image_shape
+    faces = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     Recorder.add_steps = add_steps_and_look  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
         settings |= {'checkpoint_every': warm_up + steps, 'keep_every': 1_000_000}

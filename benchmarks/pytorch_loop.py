@@ -72,7 +72,7 @@ def train(args) -> float:
     """Milliseconds per step."""
     system = SYSTEMS[args.system]
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    side = system.image_size
+    side, _, _ = system.image_shape
     generator = network(system.generator, (system.latent_size,), args.width, system.leaky_slope).to(device)
     discriminator = network(system.discriminator, (3, side, side), args.width, system.leaky_slope).to(device)
     averages = [parameter.detach().clone() for parameter in generator.parameters()]

@@ -42,8 +42,9 @@ from dataset.prepared import save_prepared  # noqa: E402
 from graph.replica import Replica  # noqa: E402
 from graph.session import open_session, tf  # noqa: E402
 from rundir.settings import choose_settings, parse_arguments  # noqa: E402
+from rundir.sizes import resized  # noqa: E402
 from sampling.generator import PRETRAINED, draw_faces  # noqa: E402
-from systems import PRECISIONS, SYSTEMS, Layer, System  # noqa: E402
+from systems import PRECISIONS, SYSTEMS, System  # noqa: E402
 from training.run import Run  # noqa: E402
 
 BATCHES = (16, 64, 128)
@@ -51,28 +52,6 @@ STEPS = {16: 80, 64: 30, 128: 16}  # some seconds
 WARM_UP = 3  # steps that are not counted
 IMAGES = 4096
 JPEG_BYTES = 7100  # a file of CelebA has so many on average
-
-
-def resized(system: System, image_size) -> System:
-    """The same kind of networks for larger images: a layer more for each doubling."""
-    if image_size == system.image_size:
-        return system
-    sides, width = [4], 64
-    while sides[-1] < image_size:
-        sides.append(2 * sides[-1])
-    up = [width * 2**n for n in range(len(sides) - 2)]  # channels from the image inwards
-    return system._replace(
-        image_size=image_size,
-        generator=(
-            Layer('dense', (4, 4, 2 * up[-1]), batch_norm=True),
-            *(Layer('conv2d_transpose', channels, stride=2, batch_norm=True) for channels in reversed(up)),
-            Layer('conv2d_transpose', 3, stride=2, activation='tanh'),
-        ),
-        discriminator=(
-            *(Layer('conv2d', channels, stride=2, batch_norm=n > 0) for n, channels in enumerate([*up, 2 * up[-1]])),
-            Layer('dense', (1,), activation=None),
-        ),
-    )
 
 
 def multiply_adds(layers, shape) -> int:
@@ -104,7 +83,7 @@ def step_operations(system: System) -> int:
     and with alternating updates 1 forward before it.
     """
     g = multiply_adds(system.generator, (system.latent_size,))
-    d = multiply_adds(system.discriminator, (system.image_size, system.image_size, 3))
+    d = multiply_adds(system.discriminator, system.image_shape)
     return 2 * (3 * g + (8 if system.update_order == 'alternating' else 7) * d)
 
 
@@ -173,15 +152,15 @@ def synthetic(count, image_size, folder: Path):
     rng = np.random.default_rng(0)
     sizes = (min(512, count - start) for start in range(0, count, 512))
     blocks = (rng.integers(0, 256, (size, image_size, image_size, 3), np.uint8) for size in sizes)
-    return save_prepared(path, image_size, blocks)
+    return save_prepared(path, (image_size, image_size, 3), blocks)
 
 
 def ours(batch, precision='fp32', xla=False, image_size=28, images=IMAGES, steps=None):
     """Training images per second of `train.train`, by its log."""
-    SYSTEMS['resized'] = resized(SYSTEMS['oreilly'], image_size)
     steps = WARM_UP + (steps or STEPS[batch])
-    flags = f'--system resized --batch-size {batch} --precision {precision} --steps {steps} --sample-every {steps}'
-    settings = choose_settings(parse_arguments(flags.split() + ['--xla' if xla else '--no-xla']))
+    flags = f'--image-size {image_size} --batch-size {batch} --precision {precision} --steps {steps}'
+    flags += f' --sample-every {steps} ' + ('--xla' if xla else '--no-xla')
+    settings = choose_settings(parse_arguments(flags.split()))
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
         faces = synthetic(images, image_size, Path(folder))
         with contextlib.redirect_stdout(nowhere):
@@ -368,7 +347,7 @@ def growth(table: Table, rounds):
     )
     for case, result in zip(cases, results, strict=True):
         rate = statistics.median(rate for rate, _ in result)
-        operations = step_operations(resized(SYSTEMS['oreilly'], case['image_size']))
+        operations = step_operations(resized(SYSTEMS['oreilly'], case['image_size'], 3))
         table.row(
             case['image_size'],
             case['batch'],

@@ -93,9 +93,9 @@ def crop_and_resize(image, box, size: tuple[int, int], min_side: float) -> Image
     """Crop an open image to `box` (left, top, right, bottom) and resize it to `size` (width, height), bilinear.
 
     Returns 8-bit RGB, whatever the mode of `image`: 16-bit grey is scaled, and transparent parts become white.
-    min_side: a length in pixels, at most a side of the box. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which is
-    faster, as long as that length stays no shorter than the longer side of `size`. On full-size CelebA at 28x28, this
-    changes a value of 0..255 by 0.9 on average.
+    min_side: a length in pixels, at most the longer side of the box. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size,
+    which is faster, as long as that length stays no shorter than the longer side of `size`. On full-size CelebA at
+    28x28, this changes a value of 0..255 by 0.9 on average.
     """
     full_width = image.width
     reduced = image.draft(None, tuple(math.ceil(length * max(size) / min_side) for length in image.size))

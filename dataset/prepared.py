@@ -31,34 +31,34 @@ MAX_PENDING = 4  # chunks per process that have been submitted and not yet writt
 open_once = functools.cache(ImageSource)  # for worker processes, each of which decodes many chunks
 
 
-def load_prepared(source: Path, image_size: int, cache_dir: Path, read_image, *made_with) -> np.ndarray:
-    """All images of `source` (a zip archive or a folder) as uint8 (N, image_size, image_size, 3), memory-mapped.
+def load_prepared(source: Path, shape: tuple, cache_dir: Path, read_image, *made_with) -> np.ndarray:
+    """All images of `source` (a zip archive or a folder) as uint8 (N, *shape), memory-mapped.
 
     The first call writes the array to a .npy file in `cache_dir`, named after the source and all that decides its
     content. Unreadable images are left out and counted on stderr, where the first MAX_NAMED of them are named.
-    read_image: turns an open image file into uint8 (image_size, image_size, 3). It is pickled for other processes.
-    made_with: what `read_image` depends on besides the size.
+    shape: height, width, channels. read_image: turns an open image file into uint8 of that shape. It is pickled for
+    other processes. made_with: what `read_image` depends on besides the size.
     Raises DataError if there are no images or too many are unreadable, and OSError if a file cannot be read or written.
     """
     source.stat()  # raises an error that names a missing file or a loop of links
-    path = prepared_path(source, image_size, cache_dir, *made_with)
-    if (faces := open_prepared(path, image_size)) is not None:
+    path = prepared_path(source, shape, cache_dir, *made_with)
+    if (faces := open_prepared(path, shape)) is not None:
         return faces
     images = ImageSource(source)
     if not (names := images.names()):
         raise DataError(f'{source} contains no images ({" ".join(sorted(IMAGE_SUFFIXES))})')
     left_out: list[str] = []
     with contextlib.closing(read_faces(images, names, read_image, left_out)) as blocks:
-        faces = save_prepared(path, image_size, blocks)
+        faces = save_prepared(path, shape, blocks)
     if left_out:
         with replacing(path.with_suffix('.json')) as temporary:
             temporary.write_text(json.dumps(left_out))
     return faces
 
 
-def load_names(source: Path, image_size: int, cache_dir: Path, *made_with) -> list[str]:
+def load_names(source: Path, shape: tuple, cache_dir: Path, *made_with) -> list[str]:
     """The names of the files of the images that `load_prepared` gives, in the same order. Raises DataError, OSError."""
-    path = prepared_path(source, image_size, cache_dir, *made_with)
+    path = prepared_path(source, shape, cache_dir, *made_with)
     record = path.with_suffix('.json')
     left_out = set(json.loads(record.read_text())) if record.exists() else set()
     names = [name for name in ImageSource(source).names() if name not in left_out]
@@ -67,9 +67,16 @@ def load_names(source: Path, image_size: int, cache_dir: Path, *made_with) -> li
     return names
 
 
-def prepared_path(source: Path, image_size: int, cache_dir: Path, *made_with) -> Path:
+def size_of(shape: tuple) -> int | str:
+    """The size of images of `shape`, (height, width, ...), in names: 28, or for images that are not square 64x48."""
+    height, width, *_ = shape
+    return height if height == width else f'{height}x{width}'
+
+
+def prepared_path(source: Path, shape: tuple, cache_dir: Path, *made_with) -> Path:
     """Where the images of `source` are kept."""
-    return cache_dir / f'{source.stem}-{image_size}-{fingerprint(source, image_size, *made_with)}.npy'
+    size = size_of(shape)
+    return cache_dir / f'{source.stem}-{size}-{fingerprint(source, size, *made_with)}.npy'
 
 
 def fingerprint(source: Path, *made_with) -> str:
@@ -80,11 +87,14 @@ def fingerprint(source: Path, *made_with) -> str:
     return hashlib.blake2s(repr(made_from).encode(), digest_size=8).hexdigest()
 
 
-def open_prepared(path: Path, image_size: int) -> np.ndarray | None:
-    """Memory-map the faces in a .npy file. Returns None if it is missing or, with a report, damaged. Raises OSError."""
+def open_prepared(path: Path, shape: tuple) -> np.ndarray | None:
+    """Memory-map the faces in a .npy file, each of `shape`.
+
+    Returns None if it is missing or, with a report, damaged. Raises OSError.
+    """
     try:
         faces = np.load(path, mmap_mode='r', allow_pickle=False)
-        if faces.dtype == np.uint8 and faces.shape[1:] == (image_size, image_size, 3):
+        if faces.dtype == np.uint8 and faces.shape[1:] == shape:
             return faces
     except FileNotFoundError:
         return None
@@ -96,9 +106,9 @@ def open_prepared(path: Path, image_size: int) -> np.ndarray | None:
     return None
 
 
-def save_prepared(path: Path, image_size: int, blocks) -> np.ndarray:
-    """Write blocks of uint8 (n, image_size, image_size, 3) to a .npy file that appears once complete, and map it."""
-    count, header = 0, {'descr': '|u1', 'fortran_order': False, 'shape': (0, image_size, image_size, 3)}
+def save_prepared(path: Path, shape: tuple, blocks) -> np.ndarray:
+    """Write blocks of uint8 (n, *shape) to a .npy file that appears once complete, and map it."""
+    count, header = 0, {'descr': '|u1', 'fortran_order': False, 'shape': (0, *shape)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, open(temporary, 'wb') as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -106,7 +116,7 @@ def save_prepared(path: Path, image_size: int, blocks) -> np.ndarray:
             file.write(np.asarray(block, np.uint8).tobytes())
             count += len(block)
         file.seek(0)  # to a header of the same length: NumPy leaves room for an array that grows
-        np.lib.format.write_array_header_1_0(file, header | {'shape': (count, image_size, image_size, 3)})
+        np.lib.format.write_array_header_1_0(file, header | {'shape': (count, *shape)})
     return np.load(path, mmap_mode='r')
 
 

@@ -35,10 +35,10 @@ def color(images):
 
 def translation(images):
     """Shift by whole pixels, down and across, up to MAX_SHIFT of the side; uncovered pixels become 0, grey."""
-    shift = round(images.shape[1] * MAX_SHIFT)
-    down, across = (tf.floor(uniform(images, -shift, shift + 1))[:, 0, 0] for _ in range(2))
-    images = tf.pad(images, [[0, 0], [shift, shift], [shift, shift], [0, 0]])
-    for axis, offset in ((1, down), (2, across)):
+    shifts = [round(side * MAX_SHIFT) for side in images.shape[1:3]]
+    offsets = [tf.floor(uniform(images, -shift, shift + 1))[:, 0, 0] for shift in shifts]
+    images = tf.pad(images, [[0, 0], *([shift, shift] for shift in shifts), [0, 0]])
+    for axis, shift, offset in zip((1, 2), shifts, offsets, strict=True):
         pixels = tf.range(shift, images.shape[axis] - shift)
         # Not ImageProjectiveTransformV3, which XLA cannot compile.
         images = tf.gather(images, pixels + tf.cast(offset, tf.int32), axis=axis, batch_dims=1)
@@ -46,19 +46,19 @@ def translation(images):
 
 
 def cutout(images):
-    """Set a square with CUTOUT of the side, centred on any pixel, to 0, grey."""
-    side = images.shape[1]
-    pixels = tf.range(side, dtype=tf.float32)
+    """Set a rectangle with CUTOUT of each side, centred on any pixel, to 0, grey."""
 
-    def inside(shape):
-        distance = tf.reshape(pixels, shape) - tf.floor(uniform(images, 0, side))
+    def inside(axis):
+        side = images.shape[axis]
+        pixels = tf.reshape(tf.range(side, dtype=tf.float32), [side if each == axis else 1 for each in range(4)])
+        distance = pixels - tf.floor(uniform(images, 0, side))
         return (distance >= -round(side * CUTOUT / 2)) & (distance < math.ceil(side * CUTOUT / 2))
 
-    return tf.where_v2(inside([1, side, 1, 1]) & inside([1, 1, side, 1]), tf.zeros_like(images), images)
+    return tf.where_v2(inside(1) & inside(2), tf.zeros_like(images), images)
 
 
 def augment(system, images):
-    """The images (N, H, W, 3), -1..1, as the discriminator sees them in every pass.
+    """The images (N, H, W, C), -1..1, as the discriminator sees them in every pass.
 
     system.augment: differentiable augmentation (Zhao et al., 2020, arXiv:2006.10738), its steps in order.
     system.instance_noise: standard deviation of normal noise (Soenderby et al., 2017, arXiv:1610.04490).

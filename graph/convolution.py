@@ -29,10 +29,10 @@ def convolution(x, kernels, stride, padding):
     return convolve(x, kernels)
 
 
-def transposed_convolution(x, kernels, side, stride, padding):
-    """`tf.nn.conv2d_transpose` of (N, h, h, C) with kernels (k, k, D, C) to (N, side, side, D)."""
-    if x.shape[1] < kernels.shape[0]:
-        return small_transposed_convolution(x, kernels, side, stride)
+def transposed_convolution(x, kernels, sides, stride, padding):
+    """`tf.nn.conv2d_transpose` of (N, h, w, C) with kernels (k, k, D, C) to (N, H, W, D). sides: H and W."""
+    if max(x.shape[1:3]) < kernels.shape[0]:
+        return small_transposed_convolution(x, kernels, sides, stride)
 
     @tf.custom_gradient
     def convolve(x, kernels):
@@ -40,13 +40,13 @@ def transposed_convolution(x, kernels, side, stride, padding):
             dx = tf.nn.conv2d(dy, kernels, stride, padding)
             return dx, kernel_gradient(dy, x, kernels.shape, stride, padding)
 
-        shape = [tf.shape(x)[0], side, side, kernels.shape[2]]
+        shape = [tf.shape(x)[0], *sides, kernels.shape[2]]
         return tf.nn.conv2d_transpose(x, kernels, shape, stride, padding), gradient
 
     return convolve(x, kernels)
 
 
-def small_transposed_convolution(x, kernels, side, stride):
+def small_transposed_convolution(x, kernels, sides, stride):
     """`transposed_convolution` of images smaller than the kernels.
 
     One matrix product gives the patch that each pixel of `x` adds to the result; the few patches are then added up.
@@ -55,40 +55,46 @@ def small_transposed_convolution(x, kernels, side, stride):
     pixels = [(row, column) for row in range(x.shape[1]) for column in range(x.shape[2])]
     patches = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), tf.reshape(kernels, [-1, x.shape[-1]]), transpose_b=True)
     patches = tf.unstack(tf.reshape(patches, [-1, len(pixels), kernel, kernel, channels]), axis=1)
-    whole = (x.shape[1] - 1) * stride + kernel
-    margins = [[[stride * n, whole - kernel - stride * n] for n in pixel] for pixel in pixels]
+    wholes = [(side - 1) * stride + kernel for side in x.shape[1:3]]
+    margins = [
+        [[stride * n, whole - kernel - stride * n] for n, whole in zip(pixel, wholes, strict=True)] for pixel in pixels
+    ]
     y = tf.add_n([tf.pad(patch, [[0, 0], *pad, [0, 0]]) for patch, pad in zip(patches, margins, strict=True)])
-    first = (whole - side) // 2
-    return y[:, first : first + side, first : first + side]
+    top, left = ((whole - side) // 2 for whole, side in zip(wholes, sides, strict=True))
+    return y[:, top : top + sides[0], left : left + sides[1]]
 
 
 def kernel_gradient(large, small, shape, stride, padding):
     """Gradient of convolution kernels of `shape` (k, k, C, D).
 
-    large: the images that the kernels slide over (N, H, H, C). small: the images at their other end (N, h, h, D).
+    large: the images that the kernels slide over (N, H, W, C). small: the images at their other end (N, h, w, D).
     One is the input of the convolution, the other the gradient of its result.
 
     The gradient of each pixel of a kernel is one matrix product of the parts of `large` and `small` that meet there.
     This skips the padding, a third of the work where 5x5 kernels slide over 7x7 images.
     """
-    side, positions, kernel = large.shape[1], small.shape[1], shape[0]
-    if large.shape[-1] < min_matmul_channels() or side % stride:
+    (height, width), kernel = large.shape[1:3], shape[0]
+    if large.shape[-1] < min_matmul_channels() or height % stride or width % stride:
         return tf.nn.conv2d_backprop_filter(large, shape, small, [1, stride, stride, 1], padding)
-    before = max((positions - 1) * stride + kernel - side, 0) // 2 if padding == 'SAME' else 0
     # With rows and columns in front of the batch, and the phases of the stride apart, all parts are plain slices.
-    large = tf.reshape(large, [-1, side // stride, stride, side // stride, stride, shape[2]])
+    large = tf.reshape(large, [-1, height // stride, stride, width // stride, stride, shape[2]])
     phases = [tf.unstack(rows) for rows in tf.unstack(tf.transpose(large, [2, 4, 1, 3, 0, 5]))]
     small = tf.transpose(small, [1, 2, 0, 3])
 
-    def overlap(offset):
-        """The phase of `large`, and the rows (or columns) of it and of `small`, that meet at a row of the kernel."""
-        shift, phase = divmod(offset - before, stride)
-        first, end = max(0, -shift), min(positions, side // stride - shift)
-        return phase, slice(first + shift, end + shift), slice(first, end)
+    def overlaps(side, positions):
+        """Yield the phase of `large`, and the rows (or columns) of it and of `small`, that meet at each of the kernel.
+
+        side, positions: how many rows (or columns) `large` and `small` have.
+        """
+        before = max((positions - 1) * stride + kernel - side, 0) // 2 if padding == 'SAME' else 0
+        for offset in range(kernel):
+            shift, phase = divmod(offset - before, stride)
+            first, end = max(0, -shift), min(positions, side // stride - shift)
+            yield phase, slice(first + shift, end + shift), slice(first, end)
 
     columns = [
         ([rows[phase][:, of_large] for rows in phases], small[:, of_small])
-        for phase, of_large, of_small in map(overlap, range(kernel))
+        for phase, of_large, of_small in overlaps(width, small.shape[1])
     ]
     products = [
         tf.matmul(
@@ -96,7 +102,7 @@ def kernel_gradient(large, small, shape, stride, padding):
             tf.reshape(small_columns[of_small], [-1, shape[3]]),
             transpose_a=True,
         )
-        for phase, of_large, of_small in map(overlap, range(kernel))
+        for phase, of_large, of_small in overlaps(height, small.shape[0])
         for large_columns, small_columns in columns
     ]
     return tf.reshape(tf.stack(products), shape)

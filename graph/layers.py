@@ -65,8 +65,8 @@ def conv2d_transpose(x, channels, kernel, stride, padding, stddev, scope='conv2d
     """Transposed convolution, without bias: a side becomes side * stride ('SAME') or (side - 1) * stride + kernel."""
     with tf.variable_scope(scope):
         kernels = weights([kernel, kernel, channels, x.shape[-1]], stddev, x.dtype)
-        side = x.shape[1] * stride if padding == 'SAME' else (x.shape[1] - 1) * stride + kernel
-        return transposed_convolution(x, kernels, side, stride, padding)
+        sides = [side * stride if padding == 'SAME' else (side - 1) * stride + kernel for side in x.shape[1:3]]
+        return transposed_convolution(x, kernels, sides, stride, padding)
 
 
 def bias(x, per_channel=True, scope='bias'):

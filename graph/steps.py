@@ -23,7 +23,7 @@ def repeat(step, inputs: list, size, count) -> list:
 
 
 class StoredFaces:
-    """Faces, uint8 of `shape` (N, H, W, 3), in a variable on the device, which no checkpoint holds."""
+    """Faces, uint8 of `shape` (N, H, W, C), in a variable on the device, which no checkpoint holds."""
 
     def __init__(self, shape: tuple):
         self.value = tf.placeholder(tf.uint8, shape)

@@ -9,7 +9,19 @@ from pathlib import Path
 from common import cli
 from dataset.split import HOLD_OUTS
 from graph.session import has_fast_bfloat16
-from systems import AUGMENTS, LATENTS, OBJECTIVES, OPTIMIZERS, PRECISIONS, SYSTEMS, UPDATE_ORDERS, Layer, System
+from rundir.sizes import image_size, resized
+from systems import (
+    AUGMENTS,
+    CHANNELS,
+    LATENTS,
+    OBJECTIVES,
+    OPTIMIZERS,
+    PRECISIONS,
+    SYSTEMS,
+    UPDATE_ORDERS,
+    Layer,
+    System,
+)
 
 NEWEST = math.inf  # in place of a step: the newest checkpoint
 # The values of a system that flags override: what each may be, and its help. Only what follows from the networks
@@ -29,6 +41,7 @@ OVERRIDES = {
     'label_noise': (cli.number(float, 0, 1), "move the discriminator's labels towards each other by up to this"),
     'discriminator_batch_norm': (bool, 'batch normalisation in the layers of the discriminator that have it'),
     'spectral_norm': (bool, "spectral normalisation of the discriminator's kernels"),
+    'freeze_discriminator': (cli.number(int, 0, 100), 'first layers of the discriminator that are not trained'),
     'r1': (cli.number(float, 0, 1e6), "weight of the penalty on the discriminator's gradient at real images"),
     'r1_every': (cli.number(int, 1, 10_000), 'steps between such penalties, each as many times as large'),
     'flip': (cli.number(float, 0, 1), 'probability of mirroring a real image'),
@@ -43,16 +56,30 @@ OVERRIDES = {
     'ema': (cli.number(float, 0, 0.999999), "decay of the moving average of the generator's weights; 0: none"),
     'precision': (('auto', *PRECISIONS), 'in which layers compute; auto: bf16 where the hardware computes it faster'),
     'crop': (cli.number(int, 1, 178), 'side of the square kept of an aligned image of 178x218'),
+    'channels': (CHANNELS, '3 for pictures in colour, 1 for grey ones'),
     'samples': (cli.number(int, 1, 4096), 'faces in a grid'),
 }
 # What stays as it is for the life of a run.
-FIXED = ('system', 'width', 'seed', 'hold_out', 'attributes', 'local_batch_norm', 'reduce_precision', *OVERRIDES)
+FIXED = (
+    'system',
+    'image_size',
+    'width',
+    'init_from',
+    'seed',
+    'hold_out',
+    'attributes',
+    'local_batch_norm',
+    'reduce_precision',
+    *OVERRIDES,
+)
+PATHS = ('data', 'data_dir', 'attribute_table', 'init_from')  # on this machine, where they are not None
 # How long a run is, and when it shows its faces: in steps or in epochs.
 SCHEDULES = (('epochs', 'steps'), ('sample_every', 'sample_epochs'))
-PATHS = ('data', 'data_dir', 'attribute_table')
 # The other settings, with their defaults.
-DEFAULTS = {
+DEFAULTS: dict = {
+    'image_size': None,
     'width': 1.0,
+    'init_from': None,
     'data': 'celeba',
     'data_dir': 'data',
     'seed': 0,
@@ -79,6 +106,10 @@ ADDED = {
     'flip': 0.0,
     'augment': 'none',
     'instance_noise': 0.0,
+    'channels': 3,
+    'image_size': None,
+    'freeze_discriminator': 0,
+    'init_from': None,
     'hold_out': 'images',
     'attributes': [],
     'attribute_table': None,
@@ -88,6 +119,11 @@ ADDED = {
     'local_batch_norm': False,
     'reduce_precision': 'fp32',
 }
+
+
+def absolute(text: str) -> str:
+    """An argparse type: a path that is not empty, made absolute."""
+    return str(cli.path(text).absolute())
 
 
 def flag(name: str) -> str:
@@ -105,15 +141,21 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
     add('--system', choices=SYSTEMS, help='which article to follow (oreilly)')
     add('--hold-out', choices=HOLD_OUTS, help='hold out every tenth image, or person, to compare with')
     add('--attributes', nargs='+', metavar='NAME', help='what the generator can be asked for: Smiling Male Eyeglasses')
-    add('--attribute-table', type=cli.path, help='what is to be seen on which image (list_attr_celeba.txt by the data)')
+    add('--attribute-table', type=absolute, help='what is to be seen on which image (list_attr_celeba.txt by the data)')
+    add('--image-size', type=image_size, metavar='SIZE', help='side of the pictures, or HEIGHTxWIDTH (of the system)')
     add('--width', type=cli.number(float, 0, 16, exclusive=True), help='multiply the channels of all hidden layers (1)')
+    add('--init-from', type=absolute, metavar='RUN', help='begin with the weights of this run or checkpoint')
     add('--epochs', type=epochs, help='train for this many passes over the data')
     add('--steps', type=steps, help='train for this many steps in all')
     for name, (kind, what) in OVERRIDES.items():
         if kind is bool:
             add(flag(name), action=BooleanOptionalAction, help=what)
         else:
-            add(flag(name), help=what, **({'choices': kind} if isinstance(kind, tuple) else {'type': kind}))
+            add(
+                flag(name),
+                help=what,
+                **({'choices': kind, 'type': type(kind[0])} if isinstance(kind, tuple) else {'type': kind}),
+            )
     add('--xla', action=BooleanOptionalAction, help='compile training with XLA (the faster on a GPU)')
     add('--steps-per-call', type=cli.number(int, 1, 10_000), help='at most so many steps in a session call')
     add('--deterministic', action='store_true', default=None, help='make a GPU give the same result each time')
@@ -162,7 +204,8 @@ def choose_settings(args: Namespace, saved: dict | None = None) -> dict:
     else:
         for name in FIXED:
             if given.get(name, saved[name]) not in (saved[name], 'auto'):
-                raise cli.UserError(f'{flag(name)} is {saved[name]} in this run: leave it out, or start another run')
+                value = 'not set' if saved[name] is None else saved[name]
+                raise cli.UserError(f'{flag(name)} is {value} in this run: leave it out, or start another run')
         settings = dict(saved)
     for pair in SCHEDULES:
         if any(name in given for name in pair):
@@ -173,10 +216,15 @@ def choose_settings(args: Namespace, saved: dict | None = None) -> dict:
     if settings['data'] not in ('celeba', 'demo'):
         settings['data'] = str(Path(settings['data']).absolute())
     settings['data_dir'] = str(Path(settings['data_dir']).absolute())
-    if settings['attribute_table']:
-        settings['attribute_table'] = str(Path(settings['attribute_table']).absolute())
-        if not settings['attributes']:
-            raise cli.UserError('--attribute-table needs --attributes: which of them?')
+    if settings['attribute_table'] and not settings['attributes']:
+        raise cli.UserError('--attribute-table needs --attributes: which of them?')
+    layers = len(system_of(settings).discriminator)  # raises UserError if its networks cannot have the size
+    if settings['freeze_discriminator'] >= layers:
+        raise cli.UserError(
+            f'--freeze-discriminator: at most {layers - 1} of its {layers} layers, since one has to learn'
+        )
+    if settings['freeze_discriminator'] and not settings['init_from']:
+        raise cli.UserError('--freeze-discriminator needs --init-from: random weights would stay random')
     if settings['r1'] and settings['discriminator_batch_norm']:  # the gradient at an image would depend on the others
         raise cli.UserError('--r1 needs a discriminator without batch normalisation: --no-discriminator-batch-norm')
     if settings['objective'] != 'standard':
@@ -219,7 +267,9 @@ def check_settings(saved: dict) -> None:
 
 def system_of(settings: dict) -> System:
     """The system of a run, with the values that its settings override and as wide as they say."""
-    system = SYSTEMS[settings['system']]._replace(**{name: settings[name] for name in OVERRIDES})
+    system = SYSTEMS[settings['system']]
+    system = resized(system, settings['image_size'] or system.image_size, settings['channels'])
+    system = system._replace(**{name: settings[name] for name in OVERRIDES})
     generator, discriminator = (
         tuple(widened(layer, settings['width']) for layer in layers[:-1]) + layers[-1:]
         for layers in (system.generator, system.discriminator)
@@ -230,9 +280,7 @@ def system_of(settings: dict) -> System:
 
 def widened(layer: Layer, width: float) -> Layer:
     """`layer` with `width` times its channels, at least 1."""
-    *shape, channels = layer.output if isinstance(layer.output, tuple) else (layer.output,)
-    channels = max(1, round(channels * width))
-    return layer._replace(output=(*shape, channels) if shape else channels)
+    return layer.with_channels(max(1, round(layer.channels * width)))
 
 
 def list_systems() -> str:

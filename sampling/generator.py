@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 import dcgan
 import helper
 from common.cli import UserError, progress
-from dataset.prepared import open_prepared, save_prepared
+from dataset.prepared import open_prepared, save_prepared, size_of
 from graph.session import open_session, tf
 from rundir import checkpoints
 from rundir.directory import read_run, system_of_run
@@ -32,7 +32,7 @@ class Generator(NamedTuple):
     system: System
     session: Any
     z: Any  # the placeholder of the latents, (N, z_dim)
-    images: Any  # (N, H, W, 3) in -1..1
+    images: Any  # (N, H, W, C) in -1..1
 
     def draw(self, latents, count: int):
         """Like the function `draw`, with a progress bar for `count` faces."""
@@ -43,13 +43,13 @@ class Generator(NamedTuple):
 
 
 def draw(session, z, images, latents):
-    """Yield the faces of `latents`, each (z_dim,), in chunks: uint8 (n, H, W, 3).
+    """Yield the faces of `latents`, each (z_dim,), in chunks: uint8 (n, H, W, C).
 
     z, images: a placeholder for latents, and the generator's images in -1..1.
     The session always gets batches of the same size, so a face depends on its latent alone.
     """
     latents = iter(latents)
-    batch_size = max(1, PIXELS_AT_ONCE // images.shape[1] ** 2)
+    batch_size = max(1, PIXELS_AT_ONCE // images.shape[1:3].num_elements())
     while chunk := list(itertools.islice(latents, batch_size)):
         batch = session.run(images, {z: np.resize(chunk, (batch_size, z.shape[1]))})
         yield helper.to_uint8(batch[: len(chunk)], (-1, 1))
@@ -81,7 +81,7 @@ def restored_generator(checkpoint: Path, wanted: dict[str, bool] | None = None):
 
 
 def draw_faces(checkpoint: Path, count: int, seed: int, truncate: float = 1.0, wanted: dict[str, bool] | None = None):
-    """Yield `count` faces in chunks, uint8 (n, H, W, 3). Raises UserError.
+    """Yield `count` faces in chunks, uint8 (n, H, W, C). Raises UserError.
 
     The face at index i depends on the checkpoint, `seed`, `truncate`, `wanted` and i, and not on `count`.
     wanted: see `restored_generator`.
@@ -91,16 +91,20 @@ def draw_faces(checkpoint: Path, count: int, seed: int, truncate: float = 1.0, w
         yield from generator.draw((sample_latents(generator.system, rng, 1, truncate)[0] for _ in range(count)), count)
 
 
-def load_demo(cache_dir: Path, size: int) -> np.ndarray:
-    """The demo data set, uint8 (DEMO_FACES, size, size, 3), memory-mapped, for a training without a download.
+def load_demo(cache_dir: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """The demo data set, uint8 (DEMO_FACES, *shape), memory-mapped, for a training without a download.
 
-    The pretrained generator draws it the first time, 28x28, resized for any other `size`: none of its faces is a
-    photograph. It is kept in `cache_dir`, in a file named after the generator's weights. Raises OSError.
+    The pretrained generator draws it the first time, 28x28 in colour, cropped and resized for any other `shape`,
+    (height, width, channels): none of its faces is a photograph. It is kept in `cache_dir`, in a file named after the
+    generator's weights. Raises OSError.
     """
     weights = b''.join(path.read_bytes() for path in checkpoints.find(PRETRAINED)[1].files())
-    path = cache_dir / f'demo-{DEMO_FACES}-{size}-{hashlib.blake2b(weights, digest_size=8).hexdigest()}.npy'
-    if (prepared := open_prepared(path, size)) is not None:
+    height, width, channels = shape
+    kind = size_of(shape) if channels == 3 else f'{size_of(shape)}-grey'
+    path = cache_dir / f'demo-{DEMO_FACES}-{kind}-{hashlib.blake2b(weights, digest_size=8).hexdigest()}.npy'
+    if (prepared := open_prepared(path, shape)) is not None:
         return prepared
     faces = itertools.chain.from_iterable(draw_faces(PRETRAINED, DEMO_FACES, seed=0))
-    resized = (Image.fromarray(face).resize((size, size), Image.Resampling.BICUBIC) for face in faces)
-    return save_prepared(path, size, ([face] for face in resized))
+    resized = (ImageOps.fit(Image.fromarray(face), (width, height), Image.Resampling.BICUBIC) for face in faces)
+    blocks = (np.asarray(face if channels == 3 else face.convert('L')).reshape(1, *shape) for face in resized)
+    return save_prepared(path, shape, blocks)

@@ -1,4 +1,4 @@
-"""Measures of square images, uint8 (N, H, W, 3): how good and how varied they are, and whether they are copies."""
+"""Measures of images, uint8 (N, H, W, C): how good and how varied they are, and whether they are copies."""
 
 import itertools
 
@@ -22,9 +22,9 @@ def subset(indices: np.ndarray, max_count: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(indices)[:max_count])
 
 
-def chunks(count: int, side: int) -> list[slice]:
-    """Slices that divide `count` images of `side` x `side` into chunks of at most PIXELS_AT_ONCE pixels."""
-    size = max(1, PIXELS_AT_ONCE // side**2)
+def chunks(count: int, height: int, width: int) -> list[slice]:
+    """Slices that divide `count` images into chunks of at most PIXELS_AT_ONCE pixels."""
+    size = max(1, PIXELS_AT_ONCE // (height * width))
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
@@ -45,9 +45,9 @@ def upsampled(images: np.ndarray) -> np.ndarray:
 
 
 def gaussian_pyramid(images: np.ndarray) -> list[np.ndarray]:
-    """`images` at full size, at half, at a quarter, ... down to no less than MIN_SIDE; float32."""
+    """`images` at full size, at half, at a quarter, ... down to no less than MIN_SIDE, or to odd sides; float32."""
     levels = [images.astype(np.float32)]
-    while levels[-1].shape[1] >= 2 * MIN_SIDE:
+    while min(sides := levels[-1].shape[1:3]) >= 2 * MIN_SIDE and not any(side % 2 for side in sides):
         levels.append(blurred(levels[-1])[:, ::2, ::2])
     return levels
 
@@ -55,26 +55,26 @@ def gaussian_pyramid(images: np.ndarray) -> list[np.ndarray]:
 def laplacian_pyramid(images: np.ndarray) -> list[np.ndarray]:
     """The detail that each level of the Gaussian pyramid adds to the next, and the last level itself.
 
-    The finest comes first: for 28x28 the sides are 28 and 14. float32 (N, side, side, 3). Burt and Adelson, 1983.
+    The finest comes first: for 28x28 the sides are 28 and 14. float32 (N, H, W, C). Burt and Adelson, 1983.
     """
     levels = gaussian_pyramid(images)
     return [fine - upsampled(coarse) for fine, coarse in itertools.pairwise(levels)] + levels[-1:]
 
 
 def descriptors(images: np.ndarray, level: int, corners: np.ndarray) -> np.ndarray:
-    """Patches of one level of the Laplacian pyramid, each channel normalised: float32 (N * n, 3 * PATCH_SIDE**2).
+    """Patches of one level of the Laplacian pyramid, each channel normalised: float32 (N * n, C * PATCH_SIDE**2).
 
     corners: (N, n, 2), row and column of the top left pixel of n patches in each image.
     """
-    patches = np.empty((*corners.shape[:2], 3, PATCH_SIDE, PATCH_SIDE), np.float32)
-    for chunk in chunks(*images.shape[:2]):
+    patches = np.empty((*corners.shape[:2], images.shape[-1], PATCH_SIDE, PATCH_SIDE), np.float32)
+    for chunk in chunks(*images.shape[:3]):
         windows = sliding_window_view(laplacian_pyramid(images[chunk])[level], (PATCH_SIDE, PATCH_SIDE), (1, 2))
         rows, columns = np.moveaxis(corners[chunk], -1, 0)
         patches[chunk] = windows[np.arange(len(windows))[:, None], rows, columns]
     for values in np.moveaxis(patches, 2, 0):  # to mean 0 and standard deviation 1
         values -= values.mean(dtype=np.float64).astype(np.float32)
         values /= max(1e-6, np.sqrt(np.mean(values * values, dtype=np.float64)))  # all pixels may be the same
-    return patches.reshape(-1, 3 * PATCH_SIDE**2)
+    return patches.reshape(corners.shape[0] * corners.shape[1], -1)
 
 
 def sliced_wasserstein(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> float:
@@ -88,22 +88,20 @@ def sliced_wasserstein(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -
     return float(np.mean(means))
 
 
-def swd(generated: np.ndarray, real: np.ndarray, seed: int = 0) -> dict[int, float]:
-    """The sliced Wasserstein distance times 1000 of two sets of images, by side of the Laplacian pyramid's levels.
+def swd(generated: np.ndarray, real: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """The sliced Wasserstein distance times 1000 of two sets of images, by the size of the Laplacian pyramid's levels.
 
-    For 28x28 the keys are 28, where fine detail is compared, and 14, where the overall picture is. Lower is better, 0
-    is equal. The larger set is cut to the size of the smaller: compare only distances between equally many images.
-    Karras et al., 2018 (arXiv:1710.10196), with two differences: the smallest level may have 14 pixels instead of 16,
-    and patches are taken from the same places in both sets, so that the places do not add to the distance.
+    For 28x28 the keys are 28x28, where fine detail is compared, and 14x14, where the overall picture is. Lower is
+    better, 0 is equal. The larger set is cut to the size of the smaller: compare only distances between equally many
+    images. Karras et al., 2018 (arXiv:1710.10196), with two differences: the smallest level may have 14 pixels instead
+    of 16, and patches are taken from the same places in both sets, so that the places do not add to the distance.
     """
-    count, side = min(len(generated), len(real)), generated.shape[1]
-    rng = np.random.default_rng(seed)
-    distances: dict[int, float] = {}
-    while side >= MIN_SIDE:
-        corners = rng.integers(0, side - PATCH_SIDE + 1, (count, PATCHES, 2))
-        a, b = (descriptors(images[:count], len(distances), corners) for images in (generated, real))
-        distances[side] = 1000 * sliced_wasserstein(a, b, rng)
-        side //= 2
+    count, rng = min(len(generated), len(real)), np.random.default_rng(seed)
+    distances: dict[str, float] = {}
+    for level, (_, height, width, _) in enumerate(each.shape for each in gaussian_pyramid(generated[:1])):
+        corners = rng.integers(0, [height - PATCH_SIDE + 1, width - PATCH_SIDE + 1], (count, PATCHES, 2))
+        a, b = (descriptors(images[:count], level, corners) for images in (generated, real))
+        distances[f'{height}x{width}'] = 1000 * sliced_wasserstein(a, b, rng)
     return distances
 
 
@@ -111,13 +109,13 @@ def ms_ssim(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The multi-scale structural similarity of each pair of images, float32 (N,): from 0 to 1, which means equal.
 
     Wang et al., 2003, on those of the five scales that are at least as large as the window, which are two for 28x28,
-    with their weights divided by the sum. The mean of the three channels.
+    with their weights divided by the sum. The mean of the channels.
     """
-    weights = SCALE_WEIGHTS[[left.shape[1] >> scale >= WINDOW_SIDE for scale in range(len(SCALE_WEIGHTS))]]
+    weights = SCALE_WEIGHTS[[min(left.shape[1:3]) >> scale >= WINDOW_SIDE for scale in range(len(SCALE_WEIGHTS))]]
     with tf.Graph().as_default(), open_session() as session:
         x, y = (tf.placeholder(tf.uint8, [None, *left.shape[1:]]) for _ in range(2))
         similarity = tf.image.ssim_multiscale(x, y, 255, weights / weights.sum(), filter_size=WINDOW_SIDE)
-        values = [session.run(similarity, {x: left[chunk], y: right[chunk]}) for chunk in chunks(*left.shape[:2])]
+        values = [session.run(similarity, {x: left[chunk], y: right[chunk]}) for chunk in chunks(*left.shape[:3])]
     return np.concatenate(values)
 
 
@@ -129,20 +127,20 @@ def mean_ms_ssim(images: np.ndarray, seed: int = 0) -> float:
 
 def coarse_vectors(images: np.ndarray) -> np.ndarray:
     """The last level of the Gaussian pyramid of each image, 14x14 or 16x16, as a vector: float32 (N, d)."""
-    levels = [gaussian_pyramid(images[chunk])[-1] for chunk in chunks(*images.shape[:2])]
+    levels = [gaussian_pyramid(images[chunk])[-1] for chunk in chunks(*images.shape[:3])]
     return np.concatenate(levels).reshape(len(images), -1)
 
 
 def nearest(images: np.ndarray, faces: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest face to each of `images`: its index in `faces`, (N,), and its distance, (N,).
 
-    faces: uint8 (M, H, W, 3), which may be memory-mapped. candidates: the indices of the faces to choose from.
+    faces: uint8 (M, H, W, C), which may be memory-mapped. candidates: the indices of the faces to choose from.
     The distance is the root mean square difference, on a scale of 0..255, of images blurred and reduced to 14 or 16
     pixels: fine detail, which is never copied exactly, does not count.
     """
     vectors = coarse_vectors(images)
     indices, min_scores = np.zeros(len(images), int), np.full(len(images), np.inf)
-    for chunk in chunks(len(candidates), images.shape[1]):
+    for chunk in chunks(len(candidates), *images.shape[1:3]):
         others = coarse_vectors(faces[candidates[chunk]])
         # |x - y|^2 = |x|^2 + |y|^2 - 2xy, where |x|^2 is the same for all y.
         scores = np.square(others).sum(axis=1) - 2 * vectors @ others.T

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+import helper
 from common.files import replacing
 
 LABEL_HEIGHT, MAX_GIF_SIDE = 14, 480  # pixels
@@ -14,15 +15,15 @@ PALETTE_FRAMES = 16  # frames that the palette is made from
 
 
 def enlarge(face: np.ndarray, scale: int) -> Image.Image:
-    """`face` (H, W, 3) with each pixel enlarged to `scale` x `scale`."""
-    return ImageOps.scale(Image.fromarray(face), scale, Image.Resampling.NEAREST)
+    """`face` (H, W, C) with each pixel enlarged to `scale` x `scale`."""
+    return ImageOps.scale(helper.to_image(face), scale, Image.Resampling.NEAREST)
 
 
 def label(face: np.ndarray, caption: str, scale: int) -> np.ndarray:
-    """`face` (H, W, 3) enlarged, with `caption` below it: uint8 (H * scale + LABEL_HEIGHT, W * scale, 3)."""
+    """`face` (H, W, C) enlarged, with `caption` below it: uint8 (H * scale + LABEL_HEIGHT, W * scale, 3)."""
     labelled = ImageOps.expand(enlarge(face, scale), (0, 0, 0, LABEL_HEIGHT))
     ImageDraw.Draw(labelled).text((2, labelled.height - LABEL_HEIGHT + 1), caption, fill='white')
-    return np.asarray(labelled)
+    return np.asarray(labelled.convert('RGB'))
 
 
 def evenly_spaced(items: list, count: int) -> list:

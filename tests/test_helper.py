@@ -84,6 +84,40 @@ def test_the_crop_of_any_other_image_is_the_central_square(tmp_path, width, heig
     np.testing.assert_array_equal(face, pixels[top : top + side, left : left + side])
 
 
+@pytest.mark.parametrize(
+    'width, height, face_width, face_height, rows, columns',
+    [
+        (178, 218, 81, 108, slice(55, 163), slice(48, 129)),  # within the square of 108
+        (178, 218, 108, 54, slice(82, 136), slice(35, 143)),
+        (60, 40, 20, 40, slice(0, 40), slice(20, 40)),  # the largest of all
+        (60, 40, 60, 20, slice(10, 30), slice(0, 60)),
+        (50, 100, 50, 40, slice(30, 70), slice(0, 50)),
+    ],
+)
+def test_the_crop_for_faces_that_are_not_square_has_their_proportions(
+    tmp_path, width, height, face_width, face_height, rows, columns
+):
+    expected = save_random(tmp_path / 'image.png', width, height)[rows, columns]
+    np.testing.assert_array_equal(helper.get_image(tmp_path / 'image.png', face_width, face_height), expected)
+
+
+def test_grey_faces_have_the_luma_of_coloured_ones(tmp_path):
+    pixels = save_random(tmp_path / 'image.png', 40, 40)
+    grey = helper.get_image(tmp_path / 'image.png', 40, 40, channels=1)
+    assert grey.shape == (40, 40, 1)
+    np.testing.assert_allclose(grey[..., 0], pixels @ [0.299, 0.587, 0.114], atol=0.6)
+    Image.fromarray(grey[..., 0]).save(tmp_path / 'grey.png')
+    np.testing.assert_array_equal(helper.get_image(tmp_path / 'grey.png', 40, 40, channels=1), grey)
+
+
+def test_grey_and_oblong_faces_are_prepared_beside_the_others(pictures, tmp_path):
+    for size, channels, shape in ((28, 3, (28, 28, 3)), (28, 1, (28, 28, 1)), ((32, 24), 1, (32, 24, 1))):
+        for _ in range(2):
+            assert helper.load_faces(pictures, size, tmp_path, 108, channels).shape == (44, *shape)
+        assert len(helper.load_names(pictures, size, tmp_path, 108, channels)) == 44
+    assert len(list(tmp_path.glob('*.npy'))) == 3 and len(list(tmp_path.glob('pictures-32x24-*.npy'))) == 1
+
+
 def published_crop(image) -> np.ndarray:
     return np.asarray(image.crop((35, 55, 143, 163)).resize((28, 28), Image.Resampling.BILINEAR))
 

@@ -49,8 +49,9 @@ def has_kernel(node, devices) -> bool:
 def nodes_of_training(flags) -> list:
     """The operations of the training steps of a run: those in the body of the loop, and in what it calls."""
     settings, system = chosen(f'{flags} --width 0.03125')
-    side = system.image_size
-    graph = train.build_graph(settings, Replica(), steps_per_call=10, stored=(100, side, side, 3)).graph.as_graph_def()
+    graph = train.build_graph(
+        settings, Replica(), steps_per_call=10, stored=(100, *system.image_shape)
+    ).graph.as_graph_def()
     functions = {function.signature.name: function.node_def for function in graph.library.function}
     found: list = []
     pending = [node.attr['body'].func.name for node in graph.node if node.op in ('While', 'StatelessWhile')]

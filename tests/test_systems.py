@@ -100,24 +100,21 @@ def test_layers_have_the_published_shapes_and_parameters(name):
                 parameters = sum(variable.shape.num_elements() for variable in learned)
                 built.append((tuple(output.shape.as_list()[1:]), parameters))
             assert built == expected
-        assert dcgan.generator(system, tf.zeros(inputs['generator']), reuse=True).shape == (4, *image_shape(system))
+        assert dcgan.generator(system, tf.zeros(inputs['generator']), reuse=True).shape == (4, *system.image_shape)
         assert dcgan.discriminator(system, tf.zeros(inputs['discriminator']), reuse=True).shape == (4, 1)
-
-
-def image_shape(system: System) -> tuple[int, int, int]:
-    return system.image_size, system.image_size, 3
 
 
 def narrow(name) -> tuple[dict, System]:
     """Settings with so small a width that steps are quick even if images are large, and their system."""
-    return chosen(f'--system {name} --width {1 / 32 if SYSTEMS[name].image_size > 28 else 1 / 16}')
+    return chosen(f'--system {name} --width {1 / 32 if SYSTEMS[name].image_shape[0] > 28 else 1 / 16}')
 
 
 def fixed_batch(system, count=4):
     """Images of smooth colours in place of faces, -0.5..0.5, and latents."""
     rng = np.random.default_rng(0)
-    slopes = rng.uniform(-1, 1, (count, 2, 3))
-    y, x = np.mgrid[-1 : 1 : system.image_size * 1j, -1 : 1 : system.image_size * 1j]
+    height, width, channels = system.image_shape
+    slopes = rng.uniform(-1, 1, (count, 2, channels))
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     images = np.stack([127 + 60 * (y[..., None] * a + x[..., None] * b) for a, b in slopes])
     return get_batch(images.astype(np.uint8), np.arange(count)), sample_latents(system, rng, count)
 
@@ -128,7 +125,8 @@ def test_the_discriminator_of_each_system_learns_to_tell_a_batch_apart(name):
     images, latents = fixed_batch(system)
     with tf.Graph().as_default(), open_session() as session:
         tf.set_random_seed(0)
-        real, z, learning_rate = dcgan.model_inputs(system.image_size, system.image_size, 3, system.latent_size)
+        height, width, channels = system.image_shape
+        real, z, learning_rate = dcgan.model_inputs(width, height, channels, system.latent_size)
         losses = dcgan.model_loss(system, real, z)
         learn = dcgan.minimize(system, losses.d_loss, learning_rate, tf.trainable_variables('discriminator/'))
         feed = {real: images, z: latents, learning_rate: 2e-3}
@@ -158,7 +156,7 @@ def test_a_step_of_each_system_changes_every_weight(name):
         faces = session.run(built.samples, {built.input_z: latents})
     assert all(np.isfinite(value).all() for value in outcome)
     assert all((after[name] != before[name]).any() for name in weights)
-    assert faces.shape == (4, *image_shape(system)) and np.isfinite(faces).all()
+    assert faces.shape == (4, *system.image_shape) and np.isfinite(faces).all()
 
 
 # --- width and flags

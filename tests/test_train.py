@@ -467,3 +467,30 @@ def test_the_faces_that_choose_the_best_checkpoint_are_not_those_of_any_seed_of_
     for seed in (*range(10), (3, 0), 2**32 + 3):
         others = sample_latents(run.system, np.random.default_rng(seed), len(latents))
         assert (latents != others).any(axis=1).all()
+
+
+# --- a run from the weights of another
+
+
+def test_a_run_begins_with_the_weights_of_another_and_needs_it_no_more(copy, pictures, tmp_path):
+    other = tmp_path / 'other'
+    copy.rename(other)
+    before = tf.train.NewCheckpointReader(str(find(other)[1].prefix)).get_tensor('discriminator/layer1/conv2d/kernel')
+    flags = [*NARROW, '--data', pictures, '--batch-size', 8, '--run-dir', 'run', '--checkpoint-every', 1, '--resume']
+    result = run_command(
+        'train.py', *flags[:-1], '--init-from', other, '--freeze-discriminator', 1, '--steps', 1, cwd=tmp_path
+    )
+    assert result.returncode == 0 and result.stderr == '', result.stderr
+    assert (
+        f'Initial weights from {find(other)[1].prefix}: all of the generator; all of the discriminator\n'
+        in result.stdout
+    )
+    shutil.rmtree(other)
+    result = run_command('train.py', *flags, '--steps', 2, cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == '', result.stderr
+    assert read_run(tmp_path / 'run')['settings']['init_from'] == str(other)
+    after = tf.train.NewCheckpointReader(str(tmp_path / 'run' / 'checkpoints' / 'step-2'))
+    np.testing.assert_array_equal(after.get_tensor('discriminator/layer1/conv2d/kernel'), before)
+    shutil.rmtree(tmp_path / 'run' / 'checkpoints')
+    result = run_command('train.py', *flags, '--steps', 2, cwd=tmp_path)
+    assert_one_line(result, f'{other}: no such run directory or checkpoint')

@@ -10,7 +10,7 @@ from PIL import Image
 
 from common import cli, files
 from common.lazy import LazyModule
-from helper import images_square_grid
+from helper import images_square_grid, to_image
 from rundir.checkpoints import find_grids
 from sampling.pictures import evenly_spaced, gif_bounds, save_gif
 
@@ -18,7 +18,7 @@ figure = LazyModule('matplotlib.figure')
 
 MAX_POINTS = 200  # of a curve; up to twice as many before they are thinned out
 FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 150, 3000
-PREVIEW_SIDE = 20  # of a face in the terminal, pixels
+PREVIEW_WIDTH = 20  # of a face in the terminal, pixels
 CUBE = np.array([0, 95, 135, 175, 215, 255])  # the levels of red, green and blue in a terminal's 256 colours
 
 
@@ -93,11 +93,13 @@ def training_gif(run_dir: Path) -> Path:
 
 
 def preview(faces: np.ndarray) -> str:
-    """As many of `faces`, uint8 (N, H, W, 3), as fit the terminal, in coloured half blocks."""
+    """As many of `faces`, uint8 (N, H, W, C), as fit the terminal, in coloured half blocks."""
     columns, lines = shutil.get_terminal_size()
-    side = min(PREVIEW_SIDE, columns)
-    across, down = columns // side, max(1, (lines - 4) * 2 // side)
-    small = [Image.fromarray(face).resize((side, side), Image.Resampling.BOX) for face in faces[: across * down]]
+    width = min(PREVIEW_WIDTH, columns)
+    height = 2 * max(1, round(width * faces.shape[1] / faces.shape[2] / 2))  # two pixels in a character
+    across, down = columns // width, max(1, (lines - 4) * 2 // height)
+    pictures = (to_image(face).convert('RGB') for face in faces[: across * down])
+    small = [picture.resize((width, height), Image.Resampling.BOX) for picture in pictures]
     grid = images_square_grid(np.array(small), columns=min(across, len(small)))
     return half_blocks(np.asarray(grid), os.environ.get('COLORTERM') in ('truecolor', '24bit'))
 

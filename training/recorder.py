@@ -113,9 +113,9 @@ class Recorder(contextlib.ExitStack):
             histogram.add(values)
         self.bar.update(count)
 
-    def add_distances(self, step: int, distances: dict[int, float]) -> None:
-        """Record the distances to held-out faces, by the side of the level; see `sampling.metrics.swd`."""
-        scalars = {f'SWD x1000, {side}x{side}': distance for side, distance in distances.items()}
+    def add_distances(self, step: int, distances: dict[str, float]) -> None:
+        """Record the distances to held-out faces, by the size of the level; see `sampling.metrics.swd`."""
+        scalars = {f'SWD x1000, {level}': distance for level, distance in distances.items()}
         self.add_event(step=step, summary=summary(scalars))
 
     def print_losses(self, step: int, faces: np.ndarray) -> float:
@@ -142,7 +142,7 @@ def summary(scalars=None, images=None, histograms=None):
     for tag, image in (images or {}).items():
         file = io.BytesIO()
         image.save(file, 'PNG')
-        encoded = {'encoded_image_string': file.getvalue(), 'colorspace': 3}
+        encoded = {'encoded_image_string': file.getvalue(), 'colorspace': len(image.getbands())}
         picture = tf.Summary.Image(width=image.width, height=image.height, **encoded)
         values.append(tf.Summary.Value(tag=tag, image=picture))
     for tag, histogram in (histograms or {}).items():

@@ -24,7 +24,7 @@ from rundir import checkpoints, directory
 from rundir.checkpoints import Checkpoint
 from rundir.settings import NEWEST, PATHS, choose_settings, system_of
 from sampling.generator import load_demo
-from systems import SYSTEMS, System
+from systems import System
 
 RUNS = Path('runs')  # where runs get directories of their own
 MAX_KEPT_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
@@ -47,10 +47,11 @@ class Run:
 
     @cached_property
     def system(self) -> System:
-        system, conditions = system_of(self.settings), self.dataset.conditions
-        if conditions is None:
+        system = system_of(self.settings)
+        if not system.attributes:
             return system
-        return system._replace(combinations=attributes.combinations(conditions[self.dataset.training]))
+        conditions = self.dataset.conditions[self.dataset.training]
+        return system._replace(combinations=attributes.combinations(conditions))
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -129,12 +130,12 @@ def write_log(path: Path, rows: list[list[str]]) -> None:
 
 def load_dataset(settings: dict, sources: list[str] | None = None) -> helper.Dataset:
     """The faces that --data names. sources: URLs to download CelebA from. Raises UserError."""
-    data_dir, size = Path(settings['data_dir']), SYSTEMS[settings['system']].image_size
+    data_dir, (height, width, channels) = Path(settings['data_dir']), system_of(settings).image_shape
     source, hold_out = settings['data'], settings['hold_out']
     values = load_attributes(settings) if settings['attributes'] else None  # an error now saves preparing the faces
     if source == 'demo':
         print('The demo faces are drawn by the pretrained generator; none is a photograph.')
-        return helper.Dataset(load_demo(data_dir / 'prepared', size), hold_out)
+        return helper.Dataset(load_demo(data_dir / 'prepared', (height, width, channels)), hold_out)
     if source == 'celeba':
         if not (data_dir / helper.CELEB_A).exists():
             files.check_writable(data_dir / 'prepared')  # now, before the download
@@ -142,7 +143,7 @@ def load_dataset(settings: dict, sources: list[str] | None = None) -> helper.Dat
             source = helper.download_celeb_a(data_dir, sources or helper.CELEB_A_SOURCES)
         except DataError as error:
             raise cli.UserError(f'{error}. Without it: --data demo, or --data PATH for your own pictures') from None
-    prepared = source, size, data_dir / 'prepared', settings['crop']
+    prepared = source, (height, width), data_dir / 'prepared', settings['crop'], channels
     faces = helper.load_faces(*prepared)
     names = helper.load_names(*prepared) if hold_out == 'people' or values else []
     people = load_people(identity_table(settings), names) if hold_out == 'people' else None
@@ -151,17 +152,33 @@ def load_dataset(settings: dict, sources: list[str] | None = None) -> helper.Dat
 
 def load_attributes(settings: dict) -> dict[str, list[int]]:
     """The attributes of each image, from the table that is named or found, or else downloaded. Raises DataError."""
-    source, table = Path(settings['data']), settings['attribute_table']
+    source, table = source_of(settings), settings['attribute_table']
     if settings['data'] == 'celeba':
-        source = Path(settings['data_dir'], helper.CELEB_A)
         table = table or attributes.find_table(source) or helper.download_attributes(settings['data_dir'])
     return attributes.load_attributes(source, settings['attributes'], Path(table) if table else None)
 
 
+def source_of(settings: dict) -> Path:
+    """Where the images are, or will be once they have been downloaded."""
+    return Path(settings['data_dir'], helper.CELEB_A) if settings['data'] == 'celeba' else Path(settings['data'])
+
+
 def identity_table(settings: dict) -> Path:
     """Where the table of who is on which image belongs: beside the images."""
-    archive = Path(settings['data_dir'], helper.CELEB_A) if settings['data'] == 'celeba' else Path(settings['data'])
-    return archive.with_name(IDENTITIES)
+    return source_of(settings).with_name(IDENTITIES)
+
+
+def note_enlarged(settings: dict) -> None:
+    """Say so if the faces are larger than the pictures they are made of, going by the first one."""
+    height, width, _ = system_of(settings).image_shape
+    across, down = 28, 28  # as the demo faces are drawn
+    if settings['data'] != 'demo':
+        try:
+            across, down = helper.first_crop_size(source_of(settings), (width, height), settings['crop'])
+        except Exception:  # a broken image makes Pillow and zipfile raise nearly anything
+            return
+    if across < width:
+        print(f'Note: the pictures are enlarged to {height}x{width}; once cropped, the first is only {down}x{across}')
 
 
 def choose_hold_out(settings: dict) -> str:
@@ -189,6 +206,8 @@ def find_settings(args: Namespace, several: bool) -> tuple[dict, dict]:
         raise cli.UserError('--attributes: nothing is known about the demo faces')
     if args.sources and settings['data'] != 'celeba':
         raise cli.UserError('--sources is for --data celeba only')
+    if settings['init_from'] and not saved:
+        checkpoints.find(Path(settings['init_from']))  # an error now saves loading the data
     files.check_writable(args.run_dir or RUNS)
     return settings, saved
 
@@ -228,6 +247,7 @@ def start_run(args: Namespace, replica: Replica) -> Run:
         name = f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
         run.directory = args.run_dir or files.make_unused(RUNS / name)
         if not saved:
+            note_enlarged(settings)
             run.directory.mkdir(parents=True, exist_ok=True)
             directory.lock(run.directory)
             if files.has_files(run.directory):

@@ -30,13 +30,14 @@ from dataset.prepared import load_names, load_prepared, open_prepared, save_prep
 from helper import get_image
 
 SIZE = 28
+SHAPE = SIZE, SIZE, 3
 read_image = functools.partial(get_image, width=SIZE, height=SIZE)
 # A program that prepares the faces of one path in another.
 LOAD = 'import sys, helper\nfaces = helper.load_faces(sys.argv[1], 28, sys.argv[2])\n'
 
 
 def load(source, cache_dir, read=read_image):
-    return load_prepared(source, SIZE, cache_dir, read)
+    return load_prepared(source, SHAPE, cache_dir, read)
 
 
 def values(faces) -> list[int]:
@@ -57,7 +58,7 @@ def test_an_array_is_made_once(tmp_path):
 
 def test_an_array_is_named_after_all_that_decides_its_content(tmp_path):
     archive = write_archive(tmp_path / 'faces.zip', 1)
-    load_prepared(archive, SIZE, tmp_path / 'cache', read_image, 108, 'bilinear')
+    load_prepared(archive, SHAPE, tmp_path / 'cache', read_image, 108, 'bilinear')
     stat = archive.stat()
     made_from = (str(archive.resolve()), [(str(archive), stat.st_size, stat.st_mtime_ns)], SIZE, 108, 'bilinear')
     fingerprint = hashlib.blake2s(repr(made_from).encode(), digest_size=8).hexdigest()
@@ -74,22 +75,22 @@ def test_a_changed_folder_or_another_size_makes_a_new_array(tmp_path):
     (source / 'b.png').write_bytes(encode(np.full((9, 9, 3), 70)))
     assert values(load(source, cache)) == [60, 70]
     large = functools.partial(get_image, width=64, height=64)
-    assert load_prepared(source, 64, cache, large).shape == (2, 64, 64, 3)
+    assert load_prepared(source, (64, 64, 3), cache, large).shape == (2, 64, 64, 3)
     assert len(file_names(cache)) == 4
 
 
 def test_blocks_of_any_size_become_one_array(tmp_path):
     faces = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3), np.uint8)
-    saved = save_prepared(tmp_path / 'new' / 'faces.npy', 4, (faces[:1], faces[1:1], faces[1:]))
+    saved = save_prepared(tmp_path / 'new' / 'faces.npy', (4, 4, 3), (faces[:1], faces[1:1], faces[1:]))
     np.testing.assert_array_equal(saved, faces)
-    np.testing.assert_array_equal(open_prepared(tmp_path / 'new' / 'faces.npy', 4), faces)
+    np.testing.assert_array_equal(open_prepared(tmp_path / 'new' / 'faces.npy', (4, 4, 3)), faces)
     file = io.BytesIO()
     np.save(file, faces)
     assert (tmp_path / 'new' / 'faces.npy').read_bytes() == file.getvalue()
 
 
 def test_a_missing_array_is_none(tmp_path):
-    assert open_prepared(tmp_path / 'faces.npy', 28) is None
+    assert open_prepared(tmp_path / 'faces.npy', (28, 28, 3)) is None
 
 
 def test_an_interrupted_preparation_leaves_nothing(tmp_path):
@@ -98,7 +99,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        save_prepared(tmp_path / 'faces.npy', 28, interrupted())
+        save_prepared(tmp_path / 'faces.npy', (28, 28, 3), interrupted())
     assert file_names(tmp_path) == []
 
 
@@ -451,7 +452,7 @@ def test_a_damaged_array_is_made_again(tmp_path, capsys, damage):
 def test_the_names_are_those_of_the_images_that_could_be_read(tmp_path):
     archive = write_archive(tmp_path / 'faces.zip', 198, 2)
     faces = load(archive, tmp_path)
-    names = load_names(archive, SIZE, tmp_path)
+    names = load_names(archive, SHAPE, tmp_path)
     assert names == [f'{index:04}.png' for index in range(198)] and len(names) == len(faces)
 
 
@@ -461,6 +462,6 @@ def test_an_array_of_an_earlier_version_has_no_names_if_an_image_was_unreadable(
         load(archive, tmp_path)
     for record in tmp_path.glob('*.json'):
         record.unlink()
-    assert load_names(whole, SIZE, tmp_path) == ['0000.png', '0001.png', '0002.png']
+    assert load_names(whole, SHAPE, tmp_path) == ['0000.png', '0001.png', '0002.png']
     with pytest.raises(DataError, match='made by an earlier version'):
-        load_names(damaged, SIZE, tmp_path)
+        load_names(damaged, SHAPE, tmp_path)

@@ -42,6 +42,14 @@ def test_translation_shifts_by_every_whole_number_of_pixels_up_to_an_eighth(samp
     assert abs(np.corrcoef(down, across)[0, 1]) < 0.2
 
 
+def test_pictures_that_are_not_square_move_and_lose_an_eighth_and_half_of_each_side(sample):
+    face = np.random.default_rng(0).uniform(0.1, 1, (16, 32, 1)).astype(np.float32)
+    grey = sample(augment.translation, face=face)[..., 0] == 0
+    assert grey.all(axis=2).sum(axis=1).max() == 2 and grey.all(axis=1).sum(axis=1).max() == 4
+    grey = sample(augment.cutout, face=face)[..., 0] == 0
+    assert grey.any(axis=2).sum(axis=1).max() == 8 and grey.any(axis=1).sum(axis=1).max() == 16
+
+
 def test_cutout_greys_half_of_the_side_around_any_pixel(sample):
     results = sample(augment.cutout)
     grey = (results == 0).all(axis=3)

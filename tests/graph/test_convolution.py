@@ -42,8 +42,8 @@ def test_the_gradient_of_kernels_is_that_of_tensorflow(
 
 def both_ways(layer, rng):
     """Our layer and TensorFlow's, functions of images and kernels, and arguments for them."""
-    side = 4 if 'small' in layer else 8
-    x, kernels = rng.standard_normal((3, side, side, 4), np.float32), rng.standard_normal((5, 5, 6, 4), np.float32)
+    height, width = (4, 2) if 'small' in layer else (8, 12)
+    x, kernels = rng.standard_normal((3, height, width, 4), np.float32), rng.standard_normal((5, 5, 6, 4), np.float32)
     if layer == 'convolution':
         return (
             lambda x, kernels: convolution.convolution(x, kernels, 2, 'SAME'),
@@ -51,8 +51,8 @@ def both_ways(layer, rng):
             (x, kernels.swapaxes(2, 3)),
         )
     return (
-        lambda x, kernels: convolution.transposed_convolution(x, kernels, 2 * side, 2, 'SAME'),
-        lambda x, kernels: tf.nn.conv2d_transpose(x, kernels, [3, 2 * side, 2 * side, 6], 2, 'SAME'),
+        lambda x, kernels: convolution.transposed_convolution(x, kernels, (2 * height, 2 * width), 2, 'SAME'),
+        lambda x, kernels: tf.nn.conv2d_transpose(x, kernels, [3, 2 * height, 2 * width, 6], 2, 'SAME'),
         (x, kernels),
     )
 

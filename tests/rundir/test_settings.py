@@ -33,9 +33,11 @@ OTHER = {
     'objective': 'hinge', 'discriminator_batch_norm': False, 'spectral_norm': True, 'r1': 0.5, 'r1_every': 8,
     'augment': 'translation', 'instance_noise': 0.1, 'update_order': 'simultaneous', 'latent_size': 7,
     'latent': 'normal', 'leaky_slope': 0.3, 'dropout': 0.3, 'weight_stddev': 0.0, 'ema': 0.5, 'precision': 'bf16',
-    'crop': 99, 'samples': 9,
+    'crop': 99, 'samples': 9, 'channels': 1, 'image_size': 32,
+    'init_from': '/elsewhere', 'freeze_discriminator': 1,
 }  # fmt: skip
-NEEDED = {'r1': ['--no-discriminator-batch-norm']}  # flags without which another is refused
+# Flags without which another is refused.
+NEEDED = {'r1': ['--no-discriminator-batch-norm'], 'freeze_discriminator': ['--init-from=/elsewhere']}
 
 
 # --- flags and what they add up to
@@ -127,6 +129,8 @@ def test_settings_are_those_of_their_flags(flags):
     ('flags', 'message'),
     [
         ('--r1 1', '--r1 needs a discriminator without batch normalisation: --no-discriminator-batch-norm'),
+        ('--freeze-discriminator 1', '--freeze-discriminator needs --init-from'),
+        ('--freeze-discriminator 4 --init-from x', 'at most 3 of its 4 layers'),
         ('--objective hinge --real-label 0.8', '--real-label has no effect with --objective hinge'),
         ('--attribute-table x.csv', '--attribute-table needs --attributes: which of them?'),
         ('--objective relativistic --label-noise 0.1', '--label-noise has no effect'),
@@ -145,10 +149,11 @@ def test_what_a_run_is_made_of_is_fixed():
     saved, _ = chosen('')
     for name, value in OTHER.items():
         given = parse_arguments(flags_of({name: value}))
-        with pytest.raises(cli.UserError, match=f'^{flag(name)} is {re.escape(str(saved[name]))} in this run'):
+        was = 'not set' if saved[name] is None else re.escape(str(saved[name]))
+        with pytest.raises(cli.UserError, match=f'^{flag(name)} is {was} in this run'):
             choose_settings(given, saved)
-        without = {'discriminator_batch_norm': False} if name == 'r1' else {}
-        assert choose_settings(given, saved | {name: value} | without)[name] == value
+        needed = {'r1': {'discriminator_batch_norm': False}, 'freeze_discriminator': {'init_from': '/elsewhere'}}
+        assert choose_settings(given, saved | {name: value} | needed.get(name, {}))[name] == value
 
 
 def test_the_rest_of_a_run_may_change():

@@ -106,7 +106,7 @@ def test_the_pretrained_faces_are_close_to_real_ones(tmp_path):
     dataset = helper.Dataset(helper.load_faces(celeb_a('CELEBA_ZIP'), 28, tmp_path))
     held_out = dataset.faces[dataset.held_out]
     distances = metrics.swd(draw_faces(PRETRAINED, len(held_out)), held_out)
-    assert distances[28] < 15 and distances[14] < 25  # of training faces: 7.2 and 18.6
+    assert distances['28x28'] < 15 and distances['14x14'] < 25  # of training faces: 7.2 and 18.6
 
 
 # --- the demo
@@ -134,38 +134,48 @@ def no_faces(*_, **__):
 
 @pytest.mark.usefixtures('demo')
 def test_the_demo_is_drawn_once(tmp_path, monkeypatch):
-    faces = load_demo(tmp_path / 'prepared', 28)
+    faces = load_demo(tmp_path / 'prepared', (28, 28, 3))
     assert faces.shape == (100, 28, 28, 3) and faces.dtype == np.uint8
     np.testing.assert_array_equal(faces, draw_faces(PRETRAINED, 100))
     monkeypatch.setattr(generator, 'draw_faces', no_faces)
-    np.testing.assert_array_equal(load_demo(tmp_path / 'prepared', 28), faces)
+    np.testing.assert_array_equal(load_demo(tmp_path / 'prepared', (28, 28, 3)), faces)
 
 
 @pytest.mark.usefixtures('demo')
 def test_a_copy_of_the_generator_uses_the_same_demo(tmp_path, monkeypatch, copy):
     monkeypatch.setattr(generator, 'PRETRAINED', PRETRAINED)
-    faces = load_demo(tmp_path, 28)
+    faces = load_demo(tmp_path, (28, 28, 3))
     monkeypatch.setattr(generator, 'PRETRAINED', copy)
     monkeypatch.setattr(generator, 'draw_faces', no_faces)
-    np.testing.assert_array_equal(load_demo(tmp_path, 28), faces)
+    np.testing.assert_array_equal(load_demo(tmp_path, (28, 28, 3)), faces)
 
 
 @pytest.mark.usefixtures('demo')
 def test_other_weights_draw_another_demo(tmp_path, monkeypatch, copy):
-    load_demo(tmp_path, 28)
+    load_demo(tmp_path, (28, 28, 3))
     (data,) = copy.glob('checkpoints/*.data*')
     weights = bytearray(data.read_bytes())
     weights[len(weights) // 2] ^= 1
     data.write_bytes(weights)
     monkeypatch.setattr(generator, 'draw_faces', lambda *_, **__: [np.full((100, 28, 28, 3), 7, np.uint8)])
-    assert (load_demo(tmp_path, 28) == 7).all()
+    assert (load_demo(tmp_path, (28, 28, 3)) == 7).all()
 
 
 @pytest.mark.usefixtures('demo')
 def test_the_demo_is_resized_for_larger_networks(tmp_path):
-    large, small = load_demo(tmp_path, 64), load_demo(tmp_path, 28)
+    large, small = load_demo(tmp_path, (64, 64, 3)), load_demo(tmp_path, (28, 28, 3))
     assert large.shape == (100, 64, 64, 3) and large.dtype == np.uint8
     np.testing.assert_allclose(large.mean(axis=(1, 2)), small.mean(axis=(1, 2)), atol=2)
+
+
+@pytest.mark.usefixtures('demo')
+def test_the_demo_can_be_grey_and_need_not_be_square(tmp_path):
+    grey, colour = load_demo(tmp_path, (28, 28, 1)), load_demo(tmp_path, (28, 28, 3))
+    assert grey.shape == (100, 28, 28, 1)
+    np.testing.assert_allclose(grey[..., 0], colour @ [0.299, 0.587, 0.114], atol=0.6)
+    tall = load_demo(tmp_path, (28, 14, 3))
+    assert tall.shape == (100, 28, 14, 3)
+    np.testing.assert_array_equal(tall, colour[:, :, 7:21])
 
 
 # --- damaged checkpoints

@@ -116,16 +116,26 @@ def test_the_distance_of_images_of_one_colour_each_is_the_known_one():
     # differ by sqrt(2) - 1 or by 1, times the sum of a direction's 147 components, whose mean size is also known.
     distances = metrics.swd(constant(0, 0, 200, 200), constant(100, 0, 200, 100))
     size = math.sqrt(147 / math.pi) * math.exp(math.lgamma(147 / 2) - math.lgamma(148 / 2))
-    assert list(distances) == [28, 14] and distances[28] == 0
-    np.testing.assert_allclose(distances[14], 1000 * math.sqrt(2) / 2 * size, rtol=0.1)
+    assert list(distances) == ['28x28', '14x14'] and distances['28x28'] == 0
+    np.testing.assert_allclose(distances['14x14'], 1000 * math.sqrt(2) / 2 * size, rtol=0.1)
 
 
 def test_the_distance_is_0_for_equal_sets_and_small_for_similar_ones():
     images = noise(60)
-    assert metrics.swd(images, images) == {28: 0, 14: 0}
+    assert metrics.swd(images, images) == {'28x28': 0, '14x14': 0}
     alike = metrics.swd(images[:30], images[30:])
     striped = metrics.swd(images[:30], images[30:, :1].repeat(28, axis=1))
-    assert all(2 * alike[side] < striped[side] for side in (28, 14))
+    assert all(2 * alike[level] < striped[level] for level in alike)
+
+
+def test_images_may_be_grey_and_need_not_be_square():
+    images = noise(60, 64)[:, :, :40, :1]
+    assert metrics.swd(images, images) == {'64x40': 0, '32x20': 0}
+    assert [level.shape for level in metrics.laplacian_pyramid(images)] == [(60, 64, 40, 1), (60, 32, 20, 1)]
+    assert [level.shape[1] for level in metrics.laplacian_pyramid(noise(2, 58))] == [58, 29]
+    indices, distances = metrics.nearest(images[10:12], images, np.arange(60))
+    assert indices.tolist() == [10, 11] and not distances.any()
+    np.testing.assert_allclose(metrics.ms_ssim(images, images), 1, rtol=1e-5)
 
 
 def test_the_larger_set_is_cut_and_the_seed_matters():

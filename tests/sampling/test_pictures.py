@@ -30,6 +30,12 @@ def test_a_caption_is_below_the_face():
     assert (caption != label(face, '8', 3)[28 * 3 :]).any()
 
 
+def test_grey_faces_are_enlarged_and_labelled_too():
+    face = np.asarray(noise(28))[..., :1]
+    assert enlarge(face, 2).mode == 'L' and enlarge(face, 2).size == (56, 56)
+    np.testing.assert_array_equal(label(face, '7', 1)[:28], face.repeat(3, axis=2))
+
+
 # --- GIFs
 
 

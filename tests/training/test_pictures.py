@@ -104,6 +104,13 @@ def test_a_preview_fits_the_terminal(monkeypatch, columns, lines):
         assert max(widths) >= 80
 
 
+def test_a_preview_keeps_the_proportions_of_grey_faces(monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    monkeypatch.setenv('LINES', '24')
+    rows = preview(RNG.integers(0, 256, (1, 32, 64, 1), dtype=np.uint8)).splitlines()
+    assert len(rows) == 5 and {row.count('▀') for row in rows} == {20}
+
+
 @pytest.mark.parametrize(
     ('variable', 'code'), [('truecolor', '38;2;'), ('24bit', '38;2;'), ('', '38;5;'), (None, '38;5;')]
 )

@@ -199,9 +199,9 @@ def test_sources_are_for_celeb_a_only():
 
 
 def test_the_demo_says_what_it_is(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(module, 'load_demo', lambda cache_dir, side: [cache_dir, side])
+    monkeypatch.setattr(module, 'load_demo', lambda cache_dir, shape: [cache_dir, shape])
     settings, _ = chosen(f'--data demo --data-dir {tmp_path} --system ranjan --hold-out none')
-    assert load_dataset(settings).faces == [tmp_path / 'prepared', 64]
+    assert load_dataset(settings).faces == [tmp_path / 'prepared', (64, 64, 3)]
     assert 'none is a photograph' in capsys.readouterr().out
 
 

@@ -1,0 +1,123 @@
+"""What a new run takes of another one, variable by variable."""
+
+import numpy as np
+import pytest
+from conftest import chosen, cut
+
+import dcgan
+import train
+from common import cli
+from graph.replica import Replica
+from graph.session import open_session, tf
+from rundir import checkpoints
+from rundir.initial import initial_values
+from sampling.generator import PRETRAINED
+
+WIDTH = '--width 0.05'
+
+
+@pytest.fixture(scope='module')
+def other(tmp_path_factory):
+    """A run with a checkpoint of random values."""
+    path = tmp_path_factory.mktemp('other')
+    (path / 'checkpoints').mkdir()
+    built = train.build_graph(chosen(WIDTH)[0], Replica())
+    with open_session(built.graph) as session:
+        rng = np.random.default_rng(0)
+        with built.graph.as_default():
+            variables = tf.global_variables()
+        random = {
+            each.initial_value: rng.random(each.shape).astype(each.dtype.base_dtype.as_numpy_dtype)
+            for each in variables
+        }
+        session.run(built.initializer, random)
+        checkpoints.write(session, built.saver, path / 'checkpoints' / 'step-7')
+    return path
+
+
+def begin(path, flags, frozen=()) -> dict:
+    """The variables, by name, of a run that begins with the weights of another."""
+    built = train.build_graph(chosen(f'{WIDTH} {flags}')[0], Replica())
+    values = initial_values(path, built.graph, frozen)
+    with open_session(built.graph) as session:
+        session.run(built.initializer, values)
+        with built.graph.as_default():
+            return session.run({variable.op.name: variable for variable in tf.global_variables()})
+
+
+def saved(path):
+    return tf.train.NewCheckpointReader(str(checkpoints.find(path)[1].prefix))
+
+
+def test_both_networks_are_taken_and_the_optimisers_begin_anew(other, capsys):
+    variables, values = begin(other, ''), saved(other)
+    assert capsys.readouterr().out.endswith('/step-7: all of the generator; all of the discriminator\n')
+    of_networks = {name for name in variables if name.startswith(('generator/', 'discriminator/'))}
+    assert any(name.endswith('/ExponentialMovingAverage') for name in of_networks)
+    for name in of_networks:
+        np.testing.assert_array_equal(variables[name], values.get_tensor(name))
+    assert variables['global_step'] == 0
+    moments = [value for name, value in variables.items() if '/Adam' in name]
+    assert moments and not any(value.any() for value in moments)
+
+
+def test_a_generator_alone_is_its_own_average(capsys):
+    variables, values = begin(PRETRAINED, '--width 1'), saved(PRETRAINED)
+    assert capsys.readouterr().out.endswith('all of the generator; nothing of the discriminator (not there)\n')
+    for name in ('generator/layer1/dense/kernel', 'generator/layer2/batch_norm/gamma'):
+        np.testing.assert_array_equal(variables[name], values.get_tensor(name))
+        np.testing.assert_array_equal(variables[f'{name}/ExponentialMovingAverage'], values.get_tensor(name))
+
+
+def test_what_does_not_fit_is_named_and_starts_at_random(other, capsys):
+    variables, values = begin(other, '--latent-size 7 --no-discriminator-batch-norm --image-size 32'), saved(other)
+    assert capsys.readouterr().out.endswith(
+        'all of the generator, but for layer1 (other shape); all of the discriminator, '
+        'but for layer4 (other shape), layer2/bias (not there), layer3/bias (not there)\n'
+    )
+    assert variables['generator/layer1/dense/kernel'].shape[0] == 7
+    assert (variables['generator/layer1/batch_norm/gamma'] == 1).all()  # as it would be without another run
+    name = 'discriminator/layer3/conv2d/kernel'
+    np.testing.assert_array_equal(variables[name], values.get_tensor(name))
+
+
+def test_nothing_that_fits_is_an_error(other):
+    with pytest.raises(cli.UserError, match='--init-from: no layer of .*step-7 fits'):
+        begin(other, '--width 0.1 --channels 1')
+
+
+def test_a_layer_that_is_not_taken_cannot_be_frozen(other):
+    frozen = ('discriminator/layer1/', 'discriminator/layer2/')
+    begin(other, '', frozen)
+    with pytest.raises(cli.UserError, match=r'^--freeze-discriminator: .*step-7 .*: layer2/bias \(not there\)$'):
+        begin(other, '--no-discriminator-batch-norm', frozen)
+
+
+def test_a_damaged_checkpoint_is_an_error(other, tmp_path):
+    (tmp_path / 'checkpoints').mkdir()
+    for path in (other / 'checkpoints').iterdir():
+        (tmp_path / 'checkpoints' / path.name).write_bytes(path.read_bytes())
+    (data,) = tmp_path.glob('checkpoints/*.data*')
+    cut(data)
+    with pytest.raises(cli.UserError, match='step-7 is damaged'):
+        begin(tmp_path, '')
+
+
+@pytest.mark.parametrize('flags', ['', '--spectral-norm', '--no-discriminator-batch-norm --r1 1 --r1-every 1'])
+def test_frozen_layers_of_the_discriminator_stay_as_they_are(flags):
+    settings, system = chosen(f'{WIDTH} --freeze-discriminator 2 --init-from x --batch-size 4 {flags}')
+    assert dcgan.frozen_scopes(system) == ('discriminator/layer1/', 'discriminator/layer2/')
+    built = train.build_graph(settings, Replica())
+    with built.graph.as_default(), open_session() as session:
+        session.run(built.initializer)
+        weights = {variable.op.name: variable for variable in tf.trainable_variables()}
+        before = session.run(weights)
+        rng = np.random.default_rng(0)
+        images, latents = rng.uniform(-0.5, 0.5, (4, 28, 28, 3)), rng.uniform(-1, 1, (4, 100))
+        feed = {built.batch: images, built.input_z: latents, built.learning_rate: 2e-4, built.count: 1}
+        session.run(built.losses, feed)
+        after = session.run(weights)
+        moments = {variable.op.name for variable in tf.global_variables() if 'Adam' in variable.op.name}
+    same = {name for name in weights if (after[name] == before[name]).all()}
+    assert same == {name for name in weights if name.startswith(dcgan.frozen_scopes(system))} and len(same) >= 4
+    assert not any('discriminator/layer1/' in name for name in moments)
