@@ -1,0 +1,60 @@
+"""The notebook: what is stored of it, and that it runs from top to bottom."""
+
+import re
+from copy import deepcopy
+
+import nbformat
+from conftest import ROOT
+from nbclient import NotebookClient
+from test_architecture import product_files
+
+PATH = ROOT / 'dcgan.ipynb'
+NOTEBOOK = nbformat.read(PATH, as_version=4)
+CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == 'code']
+MAX_BYTES = 1_500_000
+SECTIONS = [
+    'Introduction', 'Data', 'Inputs', 'Discriminator', 'Generator', 'Losses', 'Optimisers', 'Training', 'Ten faces',
+    'A walk from face to face', 'Where to go on',
+]  # fmt: skip
+FEW_STEPS = """
+from sampling import generator
+generator.DEMO_FACES = 50
+FLAGS = ['--data', 'demo', '--steps', '4', '--sample-every', '2', '--width', '0.0625']
+"""
+
+
+def kinds(cell):
+    """What kinds of output a cell has: text, pictures, formatted text."""
+    return {kind for output in cell.outputs for kind in output.get('data', [output.output_type])}
+
+
+def test_the_notebook_follows_the_article():
+    markdown = '\n'.join(cell.source for cell in NOTEBOOK.cells if cell.cell_type == 'markdown')
+    assert re.findall('^## (.*)$', markdown, re.MULTILINE) == SECTIONS
+
+
+def test_the_notebook_implements_nothing_that_the_project_has():
+    definition = re.compile(r'^(?:def|class) (\w+)', re.MULTILINE)
+    ours = {name for path in product_files() for name in definition.findall(path.read_text())}
+    assert {'generator', 'train'} < ours
+    assert ours.isdisjoint(name for cell in CODE for name in definition.findall(cell.source))
+
+
+def test_the_notebook_is_stored_as_it_was_executed_from_top_to_bottom_and_small():
+    assert [cell.execution_count for cell in CODE] == list(range(1, len(CODE) + 1))
+    assert all('error' not in kinds(cell) for cell in CODE)
+    assert PATH.stat().st_size < MAX_BYTES
+
+
+def test_the_notebook_runs_and_shows_what_is_stored(tmp_path, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    notebook = deepcopy(NOTEBOOK)
+    (parameters,) = [cell for cell in notebook.cells if 'parameters' in cell.metadata.get('tags', ())]
+    parameters.source = FEW_STEPS
+    NotebookClient(notebook, timeout=300, resources={'metadata': {'path': tmp_path}}).execute()
+    executed = [cell for cell in notebook.cells if cell.cell_type == 'code']
+    assert [kinds(cell) for cell in executed] == [kinds(cell) for cell in CODE]
+    assert {path.name for path in tmp_path.iterdir()} == {'data', 'runs'}
+    pictures = [output for cell in executed for output in cell.outputs if 'image/png' in output.get('data', ())]
+    # real faces, grids of steps 0, 2 and 4, the curves, faces of both generators, a walk
+    assert len(pictures) == 8
