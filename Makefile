@@ -19,7 +19,7 @@ faces: $(STAMP)  ## draw ten faces with the pretrained generator
 	$(RUN) generate.py
 
 notebook: $(STAMP)  ## run dcgan.ipynb and store its outputs (about four minutes on 2 cores)
-	$(VENV)/bin/jupyter execute --inplace --NotebookClient.record_timing=False dcgan.ipynb
+	$(VENV)/bin/jupyter execute --inplace dcgan.ipynb
 
 test: $(STAMP)  ## run the tests
 	$(RUN) -m pytest
