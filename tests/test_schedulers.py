@@ -1,0 +1,107 @@
+"""The files in docs/ for clusters' schedulers, without a cluster."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+from distributed.cluster import from_environment
+from rundir.settings import parse_arguments
+
+SLURM = ROOT / 'docs' / 'slurm.sh'
+KUBERNETES = (ROOT / 'docs' / 'kubernetes.yaml').read_text()
+
+# What Slurm has: the names of the nodes, and a program that runs a command once per task.
+SCONTROL = """
+case "$1" in
+  show) for node in ${3//+/ }; do echo "$node"; done ;;
+  *) echo "$@" > requeued ;;
+esac
+"""
+SRUN = """
+shift # --distribution=block
+for ((index = 0; index < 4; index++)); do SLURM_PROCID=$index "$@" || status=$?; done
+exit ${status:-0}
+"""
+TRAIN = """
+echo "$TF_CONFIG" >> configs
+printf '%s\\n' "$@" > arguments
+exit $STATUS
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """A function that runs the job on two nodes with two tasks each, in tmp_path; it takes the status of training."""
+    programs = {'bin/scontrol': SCONTROL, 'bin/srun': SRUN, '.venv/bin/python': TRAIN}
+    for name, code in programs.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'#!/usr/bin/env bash{code}')
+        path.chmod(0o755)
+    environment = {'SLURM_JOB_ID': '12345', 'SLURM_JOB_NODELIST': 'one+two', 'SLURM_NTASKS_PER_NODE': '2'}
+    environment['PATH'] = f'{tmp_path / "bin"}:{os.environ["PATH"]}'
+
+    def run(status, *flags):
+        variables = os.environ | environment | {'STATUS': str(status)}
+        return subprocess.run(['bash', SLURM, *flags], cwd=tmp_path, env=variables, capture_output=True, text=True)
+
+    return run
+
+
+def test_each_task_of_a_slurm_job_is_one_worker_of_the_same_cluster(slurm, tmp_path, monkeypatch):
+    result = slurm(0, '--run-dir', 'runs/with a space', '--batch-size', '256')
+    assert (result.returncode, result.stderr) == (0, '')
+    workers = []
+    for config in (tmp_path / 'configs').read_text().splitlines():
+        monkeypatch.setenv('TF_CONFIG', config)
+        workers.append(from_environment(timeout=1))
+    assert [worker.index for worker in workers] == [0, 1, 2, 3]
+    assert workers[0].addresses == ['one:22345', 'one:22346', 'two:22345', 'two:22346']
+    assert all(worker.addresses == workers[0].addresses for worker in workers)
+    script, *flags = (tmp_path / 'arguments').read_text().splitlines()
+    args = parse_arguments(flags)
+    assert script == 'train.py' and args.resume and str(args.run_dir) == 'runs/with a space' and args.batch_size == 256
+
+
+@pytest.mark.parametrize(('status', 'requeued'), [(0, False), (2, False), (75, True)])
+def test_a_slurm_job_that_was_stopped_before_its_end_is_queued_again(slurm, tmp_path, status, requeued):
+    assert slurm(status, '--run-dir', 'runs/first').returncode == status
+    assert (tmp_path / 'requeued').exists() == requeued
+    assert not requeued or (tmp_path / 'requeued').read_text() == 'requeue 12345\n'
+
+
+@pytest.mark.skipif(not shutil.which('shellcheck'), reason='shellcheck is not installed')
+def test_shellcheck_finds_nothing():
+    subprocess.run(['shellcheck', SLURM], check=True)
+
+
+def test_the_documented_slurm_command_has_flags_of_train():
+    (command,) = re.findall(r'^# +sbatch .*?slurm.sh (.*)$', SLURM.read_text(), re.MULTILINE)
+    assert parse_arguments(shlex.split(command)).run_dir
+
+
+def test_the_pods_of_the_kubernetes_job_train_in_the_volume_that_they_share():
+    (arguments,) = re.findall(r'args: \[(.*)\]$', KUBERNETES, re.MULTILINE)
+    command, *flags = (argument.strip('"') for argument in arguments.split(', '))
+    args = parse_arguments(flags)
+    assert command == 'train' and args.resume
+    (mounted,) = re.findall(r'mountPath: (.*)$', KUBERNETES, re.MULTILINE)
+    assert args.run_dir.is_relative_to(mounted) and args.data_dir.is_relative_to(mounted)
+    replicas = sum(map(int, re.findall(r'replicas: (\d+)', KUBERNETES)))
+    assert replicas == 4 and args.batch_size % replicas == 0
+
+
+def test_the_operators_tf_config_names_a_worker(monkeypatch):
+    port = 2222  # TFJob's default
+    cluster = {'chief': [f'faces-chief-0.default.svc:{port}']}
+    cluster['worker'] = [f'faces-worker-{index}.default.svc:{port}' for index in range(3)]
+    config = {'cluster': cluster, 'task': {'type': 'worker', 'index': 2}, 'environment': 'cloud'}
+    monkeypatch.setenv('TF_CONFIG', json.dumps(config))
+    worker = from_environment(timeout=1)
+    assert (worker.index, worker.count, worker.launched) == (3, 4, False)
