@@ -498,8 +498,8 @@ def test_a_step_with_fast_convolutions_is_that_with_those_of_tensorflow(monkeypa
     monkeypatch.setattr(
         graph.layers,
         'transposed_convolution',
-        lambda x, kernels, side, stride, padding: tf.nn.conv2d_transpose(
-            x, kernels, [tf.shape(x)[0], side, side, kernels.shape[2]], stride, padding
+        lambda x, kernels, sides, stride, padding: tf.nn.conv2d_transpose(
+            x, kernels, [tf.shape(x)[0], *sides, kernels.shape[2]], stride, padding
         ),
     )
     plain, plain_losses = step_of_oreilly(system)
