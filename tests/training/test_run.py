@@ -18,7 +18,7 @@ from rundir.checkpoints import Checkpoint
 from rundir.directory import read_run
 from rundir.settings import parse_arguments
 from training import run as module
-from training.run import LOG_COLUMNS, find_settings, load_dataset, prepare_data, start_run
+from training.run import LOG_COLUMNS, find_settings, load_dataset, note_enlarged, prepare_data, start_run
 
 FACES = np.arange(20 * 2 * 2 * 3, dtype=np.uint8).reshape(20, 2, 2, 3)  # 18 to train on
 
@@ -322,3 +322,26 @@ def test_replicas_with_different_data_do_not_train(copy, pictures, tmp_path):
     settings = read_run(copy)['settings']
     with pytest.raises(cli.UserError, match='does not hold the faces that the chief has'):
         start('--data', pictures, '--data-dir', tmp_path, replica=Second(settings, 'another digest'))
+
+
+@pytest.mark.parametrize(
+    ('flags', 'note'),
+    [
+        ('--data demo', ''),
+        (
+            '--data demo --image-size 64',
+            'Note: the pictures are enlarged to 64x64; once cropped, the first is only 28x28\n',
+        ),
+        ('--data {} --image-size 96', ''),
+        ('--data {} --image-size 128x112', 'Note: the pictures are enlarged to 128x112; .* the first is only 108x94\n'),
+    ],
+)
+def test_a_size_larger_than_the_pictures_is_noted(pictures, capsys, flags, note):
+    note_enlarged(chosen(flags.format(pictures))[0])
+    assert re.fullmatch(note, capsys.readouterr().out)
+
+
+def test_a_picture_that_cannot_be_read_has_no_size(tmp_path, capsys):
+    (tmp_path / 'broken.png').write_bytes(b'no image')
+    note_enlarged(chosen(f'--data {tmp_path} --image-size 64')[0])
+    assert capsys.readouterr().out == ''
