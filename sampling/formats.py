@@ -1,7 +1,7 @@
 """A trained generator by itself, in formats that this project or other programs read."""
 
 import contextlib
-import importlib.util
+import importlib
 import json
 import os
 import shutil
@@ -18,8 +18,6 @@ from rundir.directory import read_run
 from rundir.settings import PATHS
 from sampling.generator import Generator, restored_generator
 
-tf2onnx = LazyModule('tf2onnx.convert')
-
 LATENTS, FACES = 'latents', 'faces'  # the names of the input and of the output in other formats than ours
 
 
@@ -31,8 +29,6 @@ def export_generator(checkpoint: Path, out: Path, format: str = 'checkpoint') ->
     """
     if out.exists():
         raise UserError(f'{out} already exists: choose another folder')
-    if format == 'onnx' and not importlib.util.find_spec('tf2onnx'):
-        raise UserError('--format onnx needs another package: pip install "tf2onnx>=1.17"')
     check_writable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with naming(out), tempfile.TemporaryDirectory(dir=out.parent, prefix='.') as folder:
@@ -87,16 +83,27 @@ def write_tflite(checkpoint: Path, folder: Path) -> None:
     (folder / 'generator.tflite').write_bytes(model)
 
 
+def load_converter(name: str):
+    """Import tf2onnx, which is no requirement of the project. Raises UserError."""
+    try:
+        with quiet_stderr():
+            return importlib.import_module(name)
+    except Exception as error:  # it is missing, or its onnx needs a newer ml_dtypes than TensorFlow allows
+        raise UserError(f'--format onnx: {error}; pip install "tf2onnx>=1.17" (see docs/formats.md)') from None
+
+
+tf2onnx = LazyModule('tf2onnx.convert', load_converter)
+
+
 def write_onnx(checkpoint: Path, folder: Path) -> None:
     """Write generator.onnx."""
+    convert = tf2onnx.from_graph_def  # before any work: it may be missing
     with restored_generator(checkpoint) as generator:
         z, faces, session = generator.z, byte_faces(generator), generator.session
         graph_def = tf.graph_util.convert_variables_to_constants(session, session.graph_def, [faces.op.name])
     names = {z.name: LATENTS, faces.name: FACES}
     with quiet_stderr():
-        model, _ = tf2onnx.from_graph_def(
-            graph_def, input_names=[z.name], output_names=[faces.name], tensors_to_rename=names
-        )
+        model, _ = convert(graph_def, input_names=[z.name], output_names=[faces.name], tensors_to_rename=names)
     folder.mkdir()
     (folder / 'generator.onnx').write_bytes(model.SerializeToString())
 
