@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
@@ -83,6 +84,22 @@ def output_folder(chosen: Path | None, default: str) -> Iterator[Path]:
                             out.rmdir()
                 return
     raise UserError(f'{problem}: choose another folder with --out')
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield the path of a folder to be made, which becomes `out` on success; otherwise nothing is left behind.
+
+    Raises UserError if `out` exists, and OSError if it cannot be written.
+    """
+    if os.path.lexists(out):
+        raise UserError(f'{out} already exists: choose another folder')
+    files.check_writable(out)
+    existing = next(folder for folder in out.absolute().parents if folder.exists())
+    with files.naming(out), tempfile.TemporaryDirectory(dir=existing, prefix='.') as temporary:
+        yield (folder := Path(temporary, out.name))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(out)
 
 
 def progress(**options) -> tqdm:

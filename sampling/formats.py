@@ -9,8 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.cli import UserError
-from common.files import check_writable, naming
+from common.cli import UserError, new_folder
 from common.lazy import LazyModule
 from graph.session import quiet_stderr, tensorflow, tf
 from rundir import checkpoints
@@ -27,17 +26,11 @@ def export_generator(checkpoint: Path, out: Path, format: str = 'checkpoint') ->
     format: one of FORMATS: 'checkpoint' is a run directory; the others are models that turn `latents`, float32
     (N, latent_size), into `faces`, uint8 (N, H, W, 3), for any N.
     """
-    if out.exists():
-        raise UserError(f'{out} already exists: choose another folder')
-    check_writable(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with naming(out), tempfile.TemporaryDirectory(dir=out.parent, prefix='.') as folder:
-        export = Path(folder, out.name)
+    with new_folder(out) as folder:
         try:
-            FORMATS[format](checkpoint, export)
+            FORMATS[format](checkpoint, folder)
         except (tf.errors.OpError, shutil.Error):  # their messages are long, and name temporary folders
             raise UserError(f'{out} cannot be written, the disk may be full') from None
-        export.rename(out)
 
 
 def write_checkpoint(checkpoint: Path, folder: Path) -> None:
