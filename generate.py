@@ -22,6 +22,7 @@ from sampling.attributes import set_attribute
 from sampling.formats import FORMATS, export_generator
 from sampling.generator import PRETRAINED, draw_faces, restored_generator
 from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
+from sampling.page import export_page
 from sampling.pictures import enlarge, label, save_gif
 
 MAX_GRID_FACES = 64
@@ -99,6 +100,12 @@ def write_export(args: Namespace, out: Path) -> None:
     print(f'The generator: {out}')
 
 
+def write_page(args: Namespace, out: Path) -> None:
+    """Write a page that draws faces in the browser as the folder `out`."""
+    export_page(args.checkpoint, out)
+    print(f'The page, to be opened in a browser: {out / "index.html"}')
+
+
 def wanted(args: Namespace) -> dict[str, bool]:
     """The attributes that faces are to have or not to have, by name."""
     return dict.fromkeys(getattr(args, 'with'), True) | dict.fromkeys(args.without, False)
@@ -116,6 +123,7 @@ TASKS = {
     'interpolate': Task(write_interpolation, ('seed', 'truncate', 'with', 'without', 'out', 'scale')),
     'attribute_grid': Task(write_attribute_grid, ('seed', 'truncate', 'with', 'without', 'out', 'scale')),
     'export': Task(write_export, ('format',)),
+    'page': Task(write_page, ()),
 }
 
 
@@ -142,6 +150,7 @@ def parse_arguments() -> Namespace:
     add('--export', type=cli.path, metavar='DIR',
         help='draw nothing: write only the generator, into this folder; '
         f'--format is {", ".join(EXPORT_FORMATS[1:])} or {EXPORT_FORMATS[0]} (the default)')  # fmt: skip
+    add('--page', type=cli.path, metavar='DIR', help='write a page that draws faces in the browser, into this folder')
     args = parser.parse_args()
     args.task = next((name for name in reversed(TASKS) if getattr(args, name)), None)
     effective = ('checkpoint', args.task, *TASKS[args.task].flags) if args.task else vars(args)
@@ -164,8 +173,8 @@ def parse_arguments() -> Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    if args.task == 'export':  # into its own folder, which appears once it is complete
-        write_export(args, args.export)
+    if args.task in ('export', 'page'):  # into its own folder, which appears once it is complete
+        TASKS[args.task].write(args, getattr(args, args.task))
         return
     with cli.output_folder(args.out, 'faces') as out:
         (TASKS[args.task].write if args.task else write_faces)(args, out)

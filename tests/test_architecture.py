@@ -61,9 +61,9 @@ def test_the_articles_files_and_the_commands_are_the_only_ones_at_the_top():
     assert {path.parent.name for path in ROOT.glob('*/__init__.py')} | {name[:-3] for name in names} == set(LEVELS)
 
 
-def test_the_docker_image_gets_every_package():
-    packages = {f'!{path.parent.name}' for path in ROOT.glob('*/__init__.py')}
-    assert packages <= set((ROOT / '.dockerignore').read_text().splitlines())
+def test_the_docker_image_gets_every_package_and_what_they_read():
+    folders = {f'!{path.parent.name}' for path in ROOT.glob('*/__init__.py')} | {'!page', '!pretrained'}
+    assert folders <= set((ROOT / '.dockerignore').read_text().splitlines())
 
 
 @pytest.mark.parametrize('path', product_files(), ids=lambda path: str(path.relative_to(ROOT)))

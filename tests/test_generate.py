@@ -9,7 +9,7 @@ from PIL import Image, ImageSequence
 import generate
 import helper
 from common.cli import UserError
-from sampling import generator
+from sampling import generator, page
 from sampling.generator import PRETRAINED, draw_faces
 from sampling.latents import STEPS_PER_LEG
 from sampling.pictures import LABEL_HEIGHT
@@ -140,6 +140,8 @@ def test_an_exported_generator_draws_the_faces_of_its_run(trained, tmp_path):
         ('--export mine --format npz', ('--export', '--format npz', 'saved_model')),
         ('--format onnx', ('--format onnx', 'png or npz')),
         ('--export mine --truncate 0.5', ('--export', '--truncate')),
+        ('--page mine --export other', ('--page', '--export')),
+        ('--page mine --truncate 0.5', ('--page', '--truncate')),
         ('--interpolate 3 --count 4', ('--interpolate', '--count')),
         ('--interpolate 3 --format npz', ('--interpolate', '--format')),
         ('--format npz --scale 2', ('--format npz', '--scale')),
@@ -173,7 +175,7 @@ def missing(_, folder):
     return folder / 'missing'
 
 
-@pytest.mark.parametrize('flags', ['--out', '--interpolate 3 --out', '--export'])
+@pytest.mark.parametrize('flags', ['--out', '--interpolate 3 --out', '--export', '--page'])
 def test_a_folder_that_cannot_be_written_is_an_error_before_the_work_begins(tmp_path, monkeypatch, flags):
     def restored(*_):
         raise AssertionError('a generator was restored')
@@ -181,8 +183,8 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_the_work_begins(tmp_
     (tmp_path / 'file').write_text('')
     out = tmp_path / 'file' / 'out'
     monkeypatch.setattr('sys.argv', ['generate.py', *flags.split(), str(out)])
-    monkeypatch.setattr(generator, 'restored_generator', restored)
-    monkeypatch.setattr(generate, 'restored_generator', restored)
+    for module in generator, page, generate:
+        monkeypatch.setattr(module, 'restored_generator', restored)
     with pytest.raises(OSError, match=str(out)):
         generate.main()
 

@@ -1,0 +1,90 @@
+"""A static page that draws faces in the browser: the files in `page/`, and the generator as `weights.js`."""
+
+import base64
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from common.cli import UserError, new_folder
+from graph.layers import BATCH_NORM_EPSILON
+from graph.session import tf
+from sampling.generator import Generator, restored_generator
+
+TEMPLATE = Path(__file__).parent.parent / 'page'
+
+
+def folded_layers(generator: Generator):
+    """Yield the kernel and the bias of each layer, with batch normalisation, which is linear when drawing, in them.
+
+    Kernels have the shapes of `graph/layers.py`, and biases are one for each channel, or for each value of an image.
+    """
+    variables = generator.session.run({variable.op.name: variable for variable in tf.global_variables()})
+    for number, layer in enumerate(generator.system.generator, 1):
+        scope = f'generator/layer{number}'
+        kernel = variables[f'{scope}/{layer.kind}/kernel']
+        if not layer.batch_norm:
+            yield kernel, variables[f'{scope}/bias']
+            continue
+        names = 'gamma', 'beta', 'moving_mean', 'moving_variance'
+        gamma, beta, mean, variance = (variables[f'{scope}/batch_norm/{name}'] for name in names)
+        scale = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
+        if layer.kind == 'dense':
+            scaled = (kernel.reshape(-1, len(scale)) * scale).reshape(kernel.shape)
+        elif layer.kind == 'conv2d':
+            scaled = kernel * scale
+        else:  # (k, k, channels, channels of the input)
+            scaled = kernel * scale[:, None]
+        yield scaled, beta - mean * scale
+
+
+def to_float16(values: np.ndarray) -> str:
+    """Values in half precision, little-endian, as base64. Raises UserError if one is not finite."""
+    with np.errstate(over='ignore'):
+        halves = values.astype('<f2')
+    if not np.isfinite(halves).all():
+        raise UserError('weights that are infinite, not a number or above 65504 cannot be on a page')
+    return base64.b64encode(halves.tobytes()).decode()
+
+
+def generator_data(generator: Generator) -> dict:
+    """What a page has to know of a generator, for JSON."""
+    system = generator.system
+    layers = zip(system.generator, folded_layers(generator), strict=True)
+    return {
+        'imageSize': system.image_size,
+        'latent': system.latent,
+        'latentSize': system.latent_size,
+        'attributes': system.attributes,
+        'combinations': system.combinations,
+        'leakySlope': system.leaky_slope,
+        'layers': [
+            {
+                'kind': layer.kind,
+                'output': layer.output,
+                'stride': layer.stride,
+                'padding': layer.padding.lower(),
+                'activation': layer.activation,
+                'kernelShape': kernel.shape,
+                'kernel': to_float16(kernel),
+                'biasShape': bias.shape,
+                'bias': to_float16(bias),
+            }
+            for layer, (kernel, bias) in layers
+        ],
+    }
+
+
+def write_page(generator: Generator, folder: Path) -> None:
+    """Write the page of a generator as a new folder. Raises UserError and OSError."""
+    folder.mkdir()
+    for path in TEMPLATE.iterdir():
+        shutil.copyfile(path, folder / path.name)
+    (folder / 'weights.js').write_text(f'const GENERATOR = {json.dumps(generator_data(generator))};\n')
+
+
+def export_page(checkpoint: Path, out: Path) -> None:
+    """Write the page of a generator as the folder `out`, which appears once complete. Raises UserError and OSError."""
+    with new_folder(out) as folder, restored_generator(checkpoint) as generator:
+        write_page(generator, folder)
