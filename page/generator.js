@@ -95,8 +95,8 @@ function applyLayer(x, { kind, kernel, bias, output, stride, padding, activation
   } else if (kind === 'conv2d') {
     x = tf.conv2d(x, kernel, stride, padding);
   } else {
-    const side = padding === 'same' ? x.shape[1] * stride : (x.shape[1] - 1) * stride + kernel.shape[0];
-    x = tf.conv2dTranspose(x, kernel, [1, side, side, output], stride, padding);
+    const enlarged = (side) => (padding === 'same' ? side * stride : (side - 1) * stride + kernel.shape[0]);
+    x = tf.conv2dTranspose(x, kernel, [1, enlarged(x.shape[1]), enlarged(x.shape[2]), output], stride, padding);
   }
   return activations[activation](x.add(bias));
 }
@@ -111,10 +111,11 @@ async function drawFace(latent) {
   const image = tf.tidy(() => layers.reduce(applyLayer, tf.tensor2d([latent])));
   const values = await image.data();
   image.dispose();
-  const face = new ImageData(GENERATOR.imageSize, GENERATOR.imageSize);
-  face.data.fill(255); // opaque
-  values.forEach((value, i) => {
-    face.data[i + Math.floor(i / 3)] = (value + 1) * 127.5; // rounds and clips
-  });
+  const { width, height, channels } = GENERATOR;
+  const face = new ImageData(width, height);
+  for (let i = 0; i < face.data.length; i++) {
+    const [pixel, channel] = [Math.floor(i / 4), Math.min(i % 4, channels - 1)]; // grey: one for all
+    face.data[i] = i % 4 === 3 ? 255 : (values[pixel * channels + channel] + 1) * 127.5; // opaque; rounds and clips
+  }
   return face;
 }

@@ -4,7 +4,7 @@
 const FACES = 16;
 const STEPS = 20; // of a walk
 const FRAME_MILLISECONDS = 80;
-const DOWNLOAD_SIDE = 256; // of a face, pixels, at least
+const DOWNLOAD_WIDTH = 256; // of a face, pixels, at least
 
 const [grid, large, link, position, truncation] = ['grid', 'large', 'link', 'position', 'truncation'].map((id) =>
   document.getElementById(id),
@@ -19,8 +19,9 @@ let frames = []; // of the walk, or the one chosen face; drawn when they are fir
 let newestWalker; // the only one that goes on
 let playing = !matchMedia('(prefers-reduced-motion: reduce)').matches;
 
-function makeCanvas(canvas, side = GENERATOR.imageSize) {
-  canvas.width = canvas.height = side;
+function makeCanvas(canvas, scale = 1, columns = 1) {
+  canvas.width = GENERATOR.width * scale * columns;
+  canvas.height = GENERATOR.height * scale * columns;
   return canvas;
 }
 
@@ -143,12 +144,13 @@ function setPlaying(value) {
 // Download canvases side by side as one PNG, each pixel enlarged.
 function download(canvases, name) {
   const columns = Math.sqrt(canvases.length);
-  const side = GENERATOR.imageSize * Math.ceil(DOWNLOAD_SIDE / GENERATOR.imageSize);
-  const sheet = makeCanvas(document.createElement('canvas'), side * columns);
+  const scale = Math.ceil(DOWNLOAD_WIDTH / GENERATOR.width);
+  const sheet = makeCanvas(document.createElement('canvas'), scale, columns);
+  const [width, height] = [sheet.width / columns, sheet.height / columns];
   const context = sheet.getContext('2d');
   context.imageSmoothingEnabled = false;
   canvases.forEach((canvas, i) => {
-    context.drawImage(canvas, side * (i % columns), side * Math.floor(i / columns), side, side);
+    context.drawImage(canvas, width * (i % columns), height * Math.floor(i / columns), width, height);
   });
   sheet.toBlob((blob) => {
     const file = document.createElement('a');

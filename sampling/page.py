@@ -51,9 +51,12 @@ def to_float16(values: np.ndarray) -> str:
 def generator_data(generator: Generator) -> dict:
     """What a page has to know of a generator, for JSON."""
     system = generator.system
+    height, width, channels = system.image_shape
     layers = zip(system.generator, folded_layers(generator), strict=True)
     return {
-        'imageSize': system.image_size,
+        'height': height,
+        'width': width,
+        'channels': channels,
         'latent': system.latent,
         'latentSize': system.latent_size,
         'attributes': system.attributes,
