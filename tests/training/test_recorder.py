@@ -131,7 +131,7 @@ def test_memory_does_not_grow_between_grids_that_are_far_apart(run):
 
 def test_distances_are_recorded_by_their_level(run, tmp_path):
     with Recorder(run, 0) as recorder:
-        recorder.add_distances(3, {28: 4.5, 14: 2.5})
+        recorder.add_distances(3, {'28x28': 4.5, '14x14': 2.5})
     values = values_by_tag(read_events(tmp_path))
     assert {tag: value.simple_value for tag, [(_, value)] in values.items()} == {
         'SWD x1000, 28x28': 4.5,
