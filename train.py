@@ -75,6 +75,8 @@ def build_graph(settings: dict, replica: Replica, steps_per_call: int = 1, store
                 return [tf.identity(loss) for loss in losses[:4]]
 
         losses = replica.repeat(train_step, [batch, input_z], steps_per_call, count, settings['xla'])
+        with tf.name_scope('weights_finite'):
+            weights_finite = tf.reduce_all([tf.reduce_all(tf.is_finite(each)) for each in tf.trainable_variables()])
         system = system._replace(precision='fp32')  # for samples
         built = SimpleNamespace(
             graph=graph,
@@ -87,7 +89,7 @@ def build_graph(settings: dict, replica: Replica, steps_per_call: int = 1, store
             step=step,
             samples=dcgan.generator(system, input_z, training=False, reuse=tf.AUTO_REUSE, ema=ema),
             store_statistics=dcgan.store_statistics(system, input_z, ema),
-            weights_finite=tf.reduce_all([tf.reduce_all(tf.is_finite(each)) for each in tf.trainable_variables()]),
+            weights_finite=weights_finite,
             initializer=tf.global_variables_initializer(),
             saver=tf.train.Saver(max_to_keep=None),
         )

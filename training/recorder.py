@@ -18,6 +18,14 @@ from training.pictures import Curve, plot_losses, preview, side_by_side
 from training.run import LOG_COLUMNS, Run
 
 HISTOGRAM_BINS = 50
+# The means in TensorBoard, which makes a group of what has the same name up to the slash, and opens the first two.
+SCALARS = (
+    'losses/discriminator',
+    'losses/generator',
+    'scores/mean D(x)',
+    'scores/mean D(G(z))',
+    'speed/images per second',
+)
 
 
 class Histogram:
@@ -66,7 +74,7 @@ class Recorder(contextlib.ExitStack):
     def start_means(self) -> None:
         """Start the means and histograms of the steps until the next grid. They are sums: grids may be far apart."""
         self.count, self.sums = 0, np.zeros(5)  # of both losses, D(x), D(G(z)), and seconds per image
-        self.scores = {'D(x)': Histogram(), 'D(G(z))': Histogram()}  # of each image
+        self.scores = {'scores/D(x)': Histogram(), 'scores/D(G(z))': Histogram()}  # of each image
 
     def add_to_curves(self, step: float, losses: Iterable[float], distance: float | None) -> None:
         """Add a step to the curves. losses: d_loss, g_loss, and the means of D(x) and D(G(z))."""
@@ -89,7 +97,7 @@ class Recorder(contextlib.ExitStack):
         with files.replacing(self.run.directory / 'samples' / 'start.png') as temporary:
             side_by_side(grid, real).save(temporary)
         self.add_event(graph_def=graph.as_graph_def().SerializeToString())
-        self.add_event(step=0, summary=summary(images={'faces': grid, 'real faces': real}))
+        self.add_event(step=0, summary=summary(images={'faces/generated': grid, 'faces/real': real}))
         if self.run.preview:
             self.print(f'Real faces:\n{preview(self.run.real_samples)}')
 
@@ -115,14 +123,15 @@ class Recorder(contextlib.ExitStack):
 
     def add_distances(self, step: int, distances: dict[str, float]) -> None:
         """Record the distances to held-out faces, by the size of the level; see `sampling.metrics.swd`."""
-        scalars = {f'SWD x1000, {level}': distance for level, distance in distances.items()}
+        scalars = {f'quality/SWD x1000, {level}': distance for level, distance in distances.items()}
         self.add_event(step=step, summary=summary(scalars))
 
     def print_losses(self, step: int, faces: np.ndarray) -> float:
         """Print and record the means since the last grid, with `faces`; returns that of the discriminator's loss."""
         run, means = self.run, dict(zip(LOG_COLUMNS[2:-1], self.sums / self.count, strict=True))
         means['images_per_second'] = 1 / means['images_per_second']
-        self.add_event(step=step, summary=summary(means, {'faces': images_square_grid(faces)}, self.scores))
+        scalars = dict(zip(SCALARS, means.values(), strict=True))
+        self.add_event(step=step, summary=summary(scalars, {'faces/generated': images_square_grid(faces)}, self.scores))
         self.start_means()
         plot_losses(self.losses, self.distances, run.directory / 'losses.png')
         self.print(

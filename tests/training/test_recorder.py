@@ -93,9 +93,9 @@ def test_a_grid_is_recorded_with_the_means_since_the_last_one(run, tmp_path, cap
         f'40.0 images/s, samples {tmp_path}/samples/step-00000002.png'  # 40: the time for both steps, in all
     )
     values = values_by_tag(read_events(tmp_path))
-    assert [(step, value.simple_value) for step, value in values['d_loss']] == [(2, 1.5), (3, 7.0)]
-    assert [(step, value.histo.num) for step, value in values['D(x)']] == [(2, 4), (3, 2)]
-    assert image_of(values['faces'][0][1]).shape == (56, 56, 3)
+    assert [(step, value.simple_value) for step, value in values['losses/discriminator']] == [(2, 1.5), (3, 7.0)]
+    assert [(step, value.histo.num) for step, value in values['scores/D(x)']] == [(2, 4), (3, 2)]
+    assert image_of(values['faces/generated'][0][1]).shape == (56, 56, 3)
     assert (tmp_path / 'losses.png').exists()
 
 
@@ -134,8 +134,8 @@ def test_distances_are_recorded_by_their_level(run, tmp_path):
         recorder.add_distances(3, {'28x28': 4.5, '14x14': 2.5})
     values = values_by_tag(read_events(tmp_path))
     assert {tag: value.simple_value for tag, [(_, value)] in values.items()} == {
-        'SWD x1000, 28x28': 4.5,
-        'SWD x1000, 14x14': 2.5,
+        'quality/SWD x1000, 28x28': 4.5,
+        'quality/SWD x1000, 14x14': 2.5,
     }
 
 
@@ -151,11 +151,11 @@ def test_a_disk_that_takes_no_more_is_noticed(run):
 def test_tensorboard_gets_the_means_that_are_printed(trained):
     events = read_events(trained)
     logged = {(event.step, value.tag): value.simple_value for event in events for value in event.summary.value}
-    assert {step for step, tag in logged if tag == 'd_loss'} == {4, 8, 10}
+    assert {step for step, tag in logged if tag == 'losses/discriminator'} == {4, 8, 10}
     (start,) = [event.step for event in events if event.session_log.status]
     assert start == 1
     expected = np.mean([float(row['d_loss']) for row in read_log(trained)[4:8]])
-    np.testing.assert_allclose(logged[8, 'd_loss'], expected, rtol=1e-4)
+    np.testing.assert_allclose(logged[8, 'losses/discriminator'], expected, rtol=1e-4)
 
 
 def test_tensorboard_gets_the_graph_the_real_faces_and_each_grid(trained):
@@ -164,12 +164,16 @@ def test_tensorboard_gets_the_graph_the_real_faces_and_each_grid(trained):
     names = {node.name for node in tf.GraphDef.FromString(graph).node}
     assert {'input_real', 'input_z', 'generator/layer1/dense/kernel'} <= names
     values = values_by_tag(events)
-    assert [step for step, _ in values['faces']] == [0, 4, 8, 10]
-    assert [step for step, _ in values['real faces']] == [0]
-    for step, value in values['faces']:
+    assert [step for step, _ in values['faces/generated']] == [0, 4, 8, 10]
+    assert [step for step, _ in values['faces/real']] == [0]
+    for step, value in values['faces/generated']:
         np.testing.assert_array_equal(image_of(value), Image.open(trained / 'samples' / f'step-{step:08}.png'))
-    assert [(step, value.histo.num) for step, value in values['D(x)']] == [(4, 32), (8, 32), (10, 16)]  # batches of 8
-    assert [step for step, _ in values['D(G(z))']] == [4, 8, 10]
+    assert [(step, value.histo.num) for step, value in values['scores/D(x)']] == [
+        (4, 32),
+        (8, 32),
+        (10, 16),
+    ]  # batches of 8
+    assert [step for step, _ in values['scores/D(G(z))']] == [4, 8, 10]
 
 
 def test_a_run_starts_with_generated_and_real_faces_side_by_side(trained):
