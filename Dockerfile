@@ -6,7 +6,9 @@
 # Evaluate:  mkdir -p evaluation
 #            docker run -v faces-data:/app/data -v "$PWD/evaluation:/app/evaluation" --user "$(id -u):$(id -g)" \
 #              faces evaluate --data demo --out evaluation/first
-# The image's name is followed by a command (train, generate or evaluate) and its arguments. To mount a folder of
+# Page:      docker run -p 8000:8000 faces page
+#            docker run -v faces-runs:/app/runs -p 8000:8000 faces page --checkpoint runs/NAME
+# The image's name is followed by a command (train, generate, evaluate or page) and its arguments. To mount a folder of
 # your own, create it first and pass --user, as above.
 
 ARG BASE=python:3.11-slim
@@ -27,7 +29,7 @@ RUN useradd --no-create-home app \
  && chmod 1777 . data data/prepared runs faces evaluation
 USER app
 VOLUME ["/app/data", "/app/runs"]
+EXPOSE 8000
 
-# exec makes Python process 1, so that it receives the SIGTERM of `docker stop`.
-ENTRYPOINT ["sh", "-c", "exec python \"$0.py\" \"$@\""]
+ENTRYPOINT ["sh", "docker/entrypoint.sh"]
 CMD ["train"]
