@@ -1,7 +1,10 @@
-"""Latents: sampled, scaled, and interpolated."""
+"""Latents: sampled, scaled, interpolated, and read from files."""
+
+from pathlib import Path
 
 import numpy as np
 
+from common.cli import UserError
 from sampling.attributes import sample_condition
 from systems import System
 
@@ -56,3 +59,28 @@ def interpolate(system: System, latents: np.ndarray) -> np.ndarray:
     t, latents = np.arange(STEPS_PER_LEG) / STEPS_PER_LEG, latents.astype(np.float64)
     legs = [between(start, end, t) for start, end in zip(latents, np.roll(latents, -1, axis=0), strict=True)]
     return np.concatenate(legs).astype(np.float32)
+
+
+def load_latents(paths: list[Path], size: int) -> np.ndarray:
+    """The latents in .npy files, each (size,) or (n, size), one after the other: float32 (N, size).
+
+    Raises UserError for a file that is damaged or has latents of another size, and OSError.
+    """
+    loaded = []
+    for path in paths:
+        try:
+            latents = np.atleast_2d(np.lib.format.open_memmap(path, mode='r'))
+        except OSError:
+            raise
+        except Exception:  # a damaged header makes NumPy raise nearly anything
+            raise UserError(f'{path} is not a .npy file of numbers, or is damaged') from None
+        if (
+            not latents.size
+            or latents.shape[1:] != (size,)
+            or latents.dtype.kind not in 'fiu'
+            or not np.isfinite(latents).all()
+        ):
+            shape = 'x'.join(map(str, latents.shape))
+            raise UserError(f'{path} holds no latents of this generator, N rows of {size} numbers, but {shape} values')
+        loaded.append(latents.astype(np.float32))
+    return np.concatenate(loaded)

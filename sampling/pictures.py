@@ -26,6 +26,13 @@ def label(face: np.ndarray, caption: str, scale: int) -> np.ndarray:
     return np.asarray(labelled.convert('RGB'))
 
 
+def side_by_side(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures of any size in a row, on black, with gaps between them and their lower edges in line."""
+    height = max(picture.height for picture in pictures)
+    row = [ImageOps.expand(picture, (0, height - picture.height, LABEL_HEIGHT, 0)) for picture in pictures]
+    return Image.fromarray(np.concatenate([np.asarray(picture) for picture in row], axis=1))
+
+
 def evenly_spaced(items: list, count: int) -> list:
     """At most `count` of `items`, evenly spaced, including the first and the last."""
     indices = np.linspace(0, len(items) - 1, min(len(items), count)).round().astype(int)

@@ -185,3 +185,24 @@ def test_what_cannot_be_asked_for_is_an_error_of_one_line(conditional, tmp_path,
     result = run_command('generate.py', '--checkpoint', conditional, *flags, cwd=tmp_path)
     assert_one_line(result, *parts)
     assert not (tmp_path / 'faces').exists()
+
+
+def test_latents_from_files_get_the_attributes_that_are_asked_for(conditional, tmp_path):
+    def faces(*flags):
+        flags = '--checkpoint', conditional, '--format', 'npz', *flags
+        assert run_command('generate.py', *flags, cwd=tmp_path).returncode == 0
+        with np.load(tmp_path / flags[-1] / 'faces.npz') as arrays:
+            return arrays['arr_0']
+
+    drawn = faces('--count', 8, '--out', 'drawn')
+    again = faces('--latents', 'drawn/latents.npy', '--out', 'again')
+    np.testing.assert_array_equal(again, drawn)
+    for colour, other in zip(CLASSES, CLASSES[::-1], strict=True):
+        assert are(faces('--latents', 'drawn/latents.npy', '--with', colour, '--out', colour), colour).all()
+        latents = np.load(tmp_path / colour / 'latents.npy')
+        np.testing.assert_array_equal(latents[:, -2:], [[1, -1] if colour == 'red' else [-1, 1]] * 8)  # red, then blue
+        np.testing.assert_array_equal(latents[:, :-2], np.load(tmp_path / 'drawn' / 'latents.npy')[:, :-2])
+        without = '--latents', 'drawn/latents.npy', '--without', other, '--truncate', 0.5, '--out', f'not {other}'
+        assert len(faces(*without)) == 8
+        latents = np.load(tmp_path / f'not {other}' / 'latents.npy')
+        assert (latents[:, -1 if other == 'blue' else -2] == -1).all() and np.abs(latents[:, :-2]).max() <= 0.5

@@ -3,16 +3,17 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import assert_one_line, run_command
+from conftest import assert_one_line, encode, run_command
 from PIL import Image, ImageSequence
 
 import generate
 import helper
 from common.cli import UserError
-from sampling import generator, page
-from sampling.generator import PRETRAINED, draw_faces
-from sampling.latents import STEPS_PER_LEG
+from sampling import generator, page, projection
+from sampling.generator import PRETRAINED, draw_faces, restored_generator
+from sampling.latents import STEPS_PER_LEG, sample_latents
 from sampling.pictures import LABEL_HEIGHT
+from systems import SYSTEMS
 
 
 def drawn_faces(checkpoint, count, seed=0, truncate=1.0):
@@ -34,7 +35,7 @@ def names_in(folder):
 def test_one_command_draws_ten_faces(tmp_path):
     result = run_command('generate.py', cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ''
-    assert names_in(tmp_path / 'faces') == ['grid.png', 'images']
+    assert names_in(tmp_path / 'faces') == ['grid.png', 'images', 'latents.npy']
     assert names_in(tmp_path / 'faces' / 'images') == [f'face-{index:05}.png' for index in range(10)]
     assert 'faces/images/face-*.png' in result.stdout and 'faces/grid.png' in result.stdout
     faces = faces_in(tmp_path / 'faces' / 'images')
@@ -58,7 +59,7 @@ def test_a_second_call_overwrites_nothing(tmp_path):
 def test_an_npz_file_holds_the_same_faces(tmp_path):
     result = run_command('generate.py', '--format', 'npz', '--count', 70, cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == '' and 'faces/faces.npz' in result.stdout
-    assert names_in(tmp_path / 'faces') == ['faces.npz', 'grid.png']
+    assert names_in(tmp_path / 'faces') == ['faces.npz', 'grid.png', 'latents.npy']
     with np.load(tmp_path / 'faces' / 'faces.npz', allow_pickle=False) as arrays:
         assert arrays.files == ['arr_0'] and arrays['arr_0'].dtype == np.uint8
         np.testing.assert_array_equal(arrays['arr_0'], drawn_faces(PRETRAINED, 70))
@@ -69,7 +70,7 @@ def test_an_npz_file_appears_only_when_it_is_complete(tmp_path, monkeypatch):
         yield np.zeros((64, 28, 28, 3), np.uint8)
         raise OSError('the disk is full')
 
-    monkeypatch.setattr(generate, 'draw_faces', faces)
+    monkeypatch.setattr(generator.Generator, 'draw', faces)
     monkeypatch.setattr('sys.argv', ['generate.py', '--format', 'npz', '--count', '70', '--out', str(tmp_path / 'out')])
     with pytest.raises(OSError, match='the disk is full'):
         generate.main()
@@ -118,6 +119,144 @@ def test_a_strip_that_would_be_too_large_is_an_error(tmp_path, monkeypatch):
     assert not out.exists()
 
 
+# --- latents in files
+
+
+def generate_here(monkeypatch, *args):
+    """Run generate.py in this process."""
+    monkeypatch.setattr('sys.argv', ['generate.py', *map(str, args)])
+    generate.main()
+
+
+def test_latents_in_files_draw_their_faces_again(tmp_path):
+    assert run_command('generate.py', '--count', 4, '--out', 'four', cwd=tmp_path).returncode == 0
+    latents = np.load(tmp_path / 'four' / 'latents.npy')
+    np.testing.assert_array_equal(latents, sample_latents(SYSTEMS['oreilly'], np.random.default_rng(0), 4))
+    np.save(tmp_path / 'last.npy', latents[3])
+    files = '--latents', 'last.npy', 'four/latents.npy'
+    result = run_command('generate.py', *files, '--truncate', 0.7, '--out', 'five', cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == '' and '5 faces' in result.stdout
+    faces = drawn_faces(PRETRAINED, 4, truncate=0.7)
+    np.testing.assert_array_equal(faces_in(tmp_path / 'five' / 'images'), faces[[3, 0, 1, 2, 3]])
+    result = run_command('generate.py', '--latents', 'last.npy', '--interpolate', 2, cwd=tmp_path)
+    assert_one_line(result, 'the first 2 faces are needed, and --latents has 1')
+    np.save(tmp_path / 'other.npy', latents[:, :64])
+    assert_one_line(run_command('generate.py', '--latents', 'other.npy', cwd=tmp_path), 'other.npy', '100', '4x64')
+    assert names_in(tmp_path) == ['five', 'four', 'last.npy', 'other.npy']
+
+
+def test_an_interpolation_goes_through_the_latents_in_files(tmp_path, monkeypatch):
+    latents = sample_latents(SYSTEMS['oreilly'], np.random.default_rng(0), 3)
+    np.save(tmp_path / 'backwards.npy', latents[::-1])
+    out = tmp_path / 'out'
+    generate_here(monkeypatch, '--latents', tmp_path / 'backwards.npy', '--interpolate', 2, '--out', out)
+    strip = np.asarray(Image.open(out / 'strip.png')).astype(int)
+    np.testing.assert_allclose(strip[:28, :28], drawn_faces(PRETRAINED, 3)[2], atol=1)
+    np.testing.assert_allclose(strip[28:, :28], drawn_faces(PRETRAINED, 3)[1], atol=1)
+
+
+# --- photos
+
+
+def test_photos_get_faces_and_latents_that_draw_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(projection, 'STEPS', 20)
+    monkeypatch.setattr(projection, 'CANDIDATES', 64)
+    photos = drawn_faces(PRETRAINED, 2, seed=5)
+    for name, photo in zip(('a.png', 'b.bmp'), photos, strict=True):
+        Image.fromarray(photo).save(tmp_path / name)
+    out = tmp_path / 'out'
+    generate_here(monkeypatch, '--project', tmp_path / 'a.png', tmp_path / 'b.bmp', '--scale', 2, '--out', out)
+    assert names_in(out) == ['comparison.png', 'images', 'latents.npy']
+    assert names_in(out / 'images') == ['face-00000.png', 'face-00001.png']
+    found = faces_in(out / 'images')[:, ::2, ::2]
+    distances = np.sqrt(((found.astype(float) - photos) ** 2).mean(axis=(1, 2, 3)))
+    assert (distances < 25).all()
+    lines = capsys.readouterr().out.splitlines()
+    for line, name, distance in zip(lines, ('a.png', 'b.bmp'), distances, strict=False):
+        assert f'{name}: {distance:.1f} of 255 from the face found' in line
+    pairs = np.asarray(Image.open(out / 'comparison.png')).reshape(2, 84 + LABEL_HEIGHT, 2, 84, 3).swapaxes(1, 2)
+    np.testing.assert_array_equal(pairs[:, 0, :84:3, ::3], photos)
+    np.testing.assert_array_equal(pairs[:, 1, :84:3, ::3], found)
+    generate_here(monkeypatch, '--latents', out / 'latents.npy', '--out', tmp_path / 'again')
+    np.testing.assert_array_equal(faces_in(tmp_path / 'again' / 'images'), found)
+
+
+def test_a_photo_is_cropped_as_for_training(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'aligned.png')
+    system = SYSTEMS['oreilly']._replace(image_size=54, crop=54)
+    np.testing.assert_array_equal(generate.read_photo(tmp_path / 'aligned.png', system), pixels[82:136, 62:116])
+
+
+@pytest.mark.parametrize('content', [b'', b'no picture', encode(np.zeros((30, 30, 3)))[:60], None])
+def test_a_photo_that_cannot_be_read_is_an_error_that_names_it(tmp_path, content):
+    if content is not None:
+        (tmp_path / 'photo.png').write_bytes(content)
+    with pytest.raises(UserError, match=r'photo\.png cannot be read: \w+'):
+        generate.read_photo(tmp_path / 'photo.png', SYSTEMS['oreilly'])
+
+
+# --- directions and sums
+
+
+def test_each_direction_gets_a_strip_with_the_faces_in_the_middle(tmp_path):
+    result = run_command('generate.py', '--directions', 2, '--count', 3, '--seed', 4, cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == ''
+    assert names_in(tmp_path / 'faces') == ['direction-00.png', 'direction-01.png', 'directions.npy']
+    first, second = (np.asarray(Image.open(tmp_path / 'faces' / f'direction-0{index}.png')) for index in (0, 1))
+    strips = np.array([first, second]).reshape(2, 3, 84 + LABEL_HEIGHT, 5, 84, 3).swapaxes(2, 3)[..., :84:3, ::3, :]
+    for strip in strips:
+        np.testing.assert_array_equal(strip[:, 2], drawn_faces(PRETRAINED, 3, seed=4))
+    assert (strips[0, :, 0] != strips[1, :, 0]).any(axis=(1, 2, 3)).all()
+    directions = np.load(tmp_path / 'faces' / 'directions.npy')
+    np.testing.assert_allclose(directions @ directions.T, np.eye(2), atol=1e-5)
+
+
+def test_more_directions_than_a_latent_has_values_are_an_error(tmp_path, pictures):
+    flags = '--width', 0.0625, '--batch-size', 2, '--steps', 1, '--latent-size', 3
+    assert run_command('train.py', '--data', pictures, '--run-dir', 'run', *flags, cwd=tmp_path).returncode == 0
+    result = run_command('generate.py', '--checkpoint', 'run', '--directions', 4, '--out', 'out', cwd=tmp_path)
+    assert_one_line(result, '3', '--directions')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_sum_of_faces_is_drawn_as_in_the_paper(tmp_path):
+    result = run_command('generate.py', '--arithmetic', '3,8 - 5 +1,2,0', cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == ''
+    assert names_in(tmp_path / 'faces') == ['arithmetic.png', 'latents.npy']
+    picture = np.asarray(Image.open(tmp_path / 'faces' / 'arithmetic.png'))
+    high, wide, gap = 84 + LABEL_HEIGHT, 84, LABEL_HEIGHT
+    assert picture.shape == (4 * high, 6 * wide + 4 * gap, 3)
+
+    def face(row, left):
+        return picture[row * high : row * high + 84 : 3, left : left + 84 : 3]
+
+    latents = sample_latents(SYSTEMS['oreilly'], np.random.default_rng(0), 9)
+    means = np.array([latents[[3, 8]].mean(axis=0), latents[5], latents[[1, 2, 0]].mean(axis=0)])
+    np.testing.assert_allclose(np.load(tmp_path / 'faces' / 'latents.npy'), [means[0] - means[1] + means[2]], rtol=1e-4)
+    with restored_generator(PRETRAINED) as restored:
+        latents = np.vstack([latents, means, means[0] - means[1] + means[2]])
+        drawn = np.concatenate(list(restored.draw(latents, len(latents)))).astype(int)
+    for row, column, index in (
+        (1, 0, 3), (2, 0, 8), (3, 0, 9), (2, 1, 5), (3, 1, 10), (0, 2, 1), (1, 2, 2), (2, 2, 0), (3, 2, 11), (2, 4, 12),
+    ):  # fmt: skip
+        left = column * (wide + gap) if column < 3 else 3 * (wide + gap) + (column - 3) * wide
+        np.testing.assert_allclose(face(row, left), drawn[index], atol=1)
+    assert (face(0, 0) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ('text', 'terms'),
+    [
+        ('3,8,12 - 5,9,1 + 7,2,4', [(1, [3, 8, 12]), (-1, [5, 9, 1]), (1, [7, 2, 4])]),
+        (' 3', [(1, [3])]),
+        ('-3+ 4 ,5', [(-1, [3]), (1, [4, 5])]),
+    ],
+)
+def test_a_sum_of_faces_has_signs_and_indices(text, terms):
+    assert generate.sum_of_faces(text) == terms
+
+
 # --- exports
 
 
@@ -143,6 +282,15 @@ def test_an_exported_generator_draws_the_faces_of_its_run(trained, tmp_path):
         ('--page mine --export other', ('--page', '--export')),
         ('--page mine --truncate 0.5', ('--page', '--truncate')),
         ('--interpolate 3 --count 4', ('--interpolate', '--count')),
+        ('--latents a.npy --count 4', ('--latents', '--count')),
+        ('--latents a.npy --seed 4', ('--latents', '--seed')),
+        ('--project a.png --latents a.npy', ('--project', '--latents')),
+        ('--project a.png --truncate 0.5', ('--project', '--truncate')),
+        ('--directions 3 --arithmetic 1-2', ('--directions', '--arithmetic')),
+        ('--arithmetic 1-2 --count 4', ('--arithmetic', '--count')),
+        ('--arithmetic 1-', ('--arithmetic', "''", '0 to 999999')),
+        ('--arithmetic 1,,2', ('--arithmetic', "''", '0 to 999999')),
+        ('--arithmetic 1,x', ('--arithmetic', "'x'", '0 to 999999')),
         ('--interpolate 3 --format npz', ('--interpolate', '--format')),
         ('--format npz --scale 2', ('--format npz', '--scale')),
         ('--count 0', ('--count', '1 to 1000000')),

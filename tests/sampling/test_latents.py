@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 
-from sampling.latents import STEPS_PER_LEG, interpolate, lerp, sample_latents, slerp
+from common.cli import UserError
+from sampling.latents import STEPS_PER_LEG, interpolate, lerp, load_latents, sample_latents, slerp
 from systems import SYSTEMS
+
+RNG = np.random.default_rng(0)
 
 
 def test_latents_have_the_distribution_of_the_article():
@@ -61,3 +64,52 @@ def test_an_interpolation_passes_through_every_latent_and_back_to_the_first(syst
     np.testing.assert_allclose(path[1:2], between(first, second, np.array([1 / STEPS_PER_LEG])), rtol=1e-5, atol=1e-6)
     steps = np.linalg.norm(np.roll(path, -1, axis=0) - path, axis=1)
     assert steps.max() < 2 * steps.min()  # no jumps, nor from the last to the first
+
+
+def test_latents_are_read_from_several_files_in_their_order(tmp_path):
+    several, one = RNG.standard_normal((3, 5)), RNG.integers(0, 9, 5)
+    np.save(tmp_path / 'several.npy', several)
+    np.save(tmp_path / 'one.npy', one)
+    latents = load_latents([tmp_path / 'one.npy', tmp_path / 'several.npy'], 5)
+    assert latents.dtype == np.float32
+    np.testing.assert_array_equal(latents, np.vstack([one, several]).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ('array', 'problem'),
+    [
+        (np.zeros((2, 6)), 'N rows of 5 numbers, but 2x6'),
+        (np.zeros(6), 'N rows of 5 numbers, but 1x6'),
+        (np.zeros((1, 2, 5)), 'N rows of 5 numbers, but 1x2x5'),
+        (np.zeros((0, 5)), 'N rows of 5 numbers, but 0x5'),
+        (np.full(5, np.nan), 'N rows of 5 numbers'),
+        (np.full(5, 1j), 'N rows of 5 numbers'),
+        (np.full(5, 'x'), 'N rows of 5 numbers'),
+        (np.full(5, None), 'damaged'),
+    ],
+)
+def test_an_array_of_anything_but_latents_is_an_error_that_names_the_file(tmp_path, array, problem):
+    np.save(tmp_path / 'it.npy', array, allow_pickle=True)
+    with pytest.raises(UserError, match=rf'it\.npy .*{problem}'):
+        load_latents([tmp_path / 'it.npy'], 5)
+
+
+@pytest.mark.parametrize('content', [b'', b'text', b'\x93NUMPY', 'cut', 'npz', 'large'])
+def test_a_damaged_file_of_latents_is_an_error_that_names_it(tmp_path, content):
+    path = tmp_path / 'it.npy'
+    if content == 'npz':
+        with open(path, 'wb') as file:
+            np.savez(file, latents=np.zeros((2, 5)))
+    elif isinstance(content, str):
+        np.save(path, np.zeros((2, 5)))
+        saved = path.read_bytes()
+        path.write_bytes(saved[:-1] if content == 'cut' else saved.replace(b'(2, 5), }      ', b'(2000000000, 5)}'))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r'it\.npy is not a \.npy file of numbers, or is damaged'):
+        load_latents([path], 5)
+
+
+def test_a_missing_file_of_latents_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match='it.npy'):
+        load_latents([tmp_path / 'it.npy'], 5)
