@@ -267,7 +267,9 @@ def parse_arguments() -> Namespace:
     add('--seed', type=cli.number(int, 0, 2**63), default=0, help='another seed draws other faces (0)')
     add('--latents', type=cli.path, nargs='+', metavar='FILE', help='the faces of these latents.npy, not of a seed')
     add('--truncate', type=cli.number(float, 0, 1, exclusive=True), default=1.0, help='< 1: more typical, less varied')
-    add('--with', nargs='+', default=[], metavar='NAME', help='faces with these attributes, which it was trained on')
+    add(
+        '--with', nargs='+', default=[], metavar='NAME', help='faces with these attributes, if it was trained with them'
+    )
     add('--without', nargs='+', default=[], metavar='NAME', help='faces without these attributes')
     add = parser.add_argument_group('instead of single faces').add_argument
     add('--interpolate', type=cli.number(int, 2, 1000), metavar='N', help='a walk through the first N faces')

@@ -128,7 +128,7 @@ class Dataset:
     ):
         """hold_out, people: see `dataset.split.split`. conditions: the attributes of each face, 1 or -1."""
         self.faces, self.hold_out = faces, hold_out
-        self.conditions = np.empty((len(faces), 0)) if conditions is None else conditions
+        self.conditions = np.zeros((len(faces), 0), np.int8) if conditions is None else conditions
         self.training, self.held_out = split(len(faces), hold_out, people)
 
     def __str__(self) -> str:

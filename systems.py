@@ -83,8 +83,8 @@ class System(NamedTuple):
     sample_every: int | None = None  # when to draw a grid of samples: steps,
     sample_epochs: int | None = None  # or epochs
     samples: int = 64  # faces in a grid
-    attributes: tuple[str, ...] = ()  # what the generator can be asked for; ours, like the rest of `dataset/attributes`
-    combinations: tuple[str, ...] = ()  # of attributes, as they occur in the data: for each, '1' (with) or '0'
+    attributes: tuple[str, ...] = ()  # names of what the generator can be asked for; ours
+    combinations: tuple[str, ...] = ()  # how they occur together in the data: '101' is with, without, with
 
     @property
     def z_dim(self) -> int:

@@ -116,8 +116,7 @@ def batches(run: Run, step: int, shard: slice, pace: SimpleNamespace, stored: bo
         latents = np.concatenate(
             [sample_latents(system, np.random.default_rng((1, seed, n)), system.batch_size)[shard] for n in steps]
         )
-        # The generated faces of a batch are asked for what its real faces have.
-        latents[:, system.latent_size :] = run.dataset.conditions[indices]
+        latents[:, system.latent_size :] = run.dataset.conditions[indices]  # those of the real faces, if there are any
         rest = (pace.max_steps - len(steps)) * (len(latents) // len(steps)) if run.settings['xla'] else 0
         fed = indices if stored else get_batch(run.dataset.faces, indices), latents
         yield len(steps), *(np.pad(each, [(0, rest)] + [(0, 0)] * (each.ndim - 1)) if rest else each for each in fed)

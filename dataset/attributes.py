@@ -2,6 +2,7 @@
 
 import csv
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from dataset import DataError
 from dataset.images import ImageSource
 
 CELEB_A_TABLE = 'list_attr_celeba.txt'  # the official table of 40 attributes
-TABLES = (CELEB_A_TABLE, 'list_attr_celeba.zip', 'attributes.csv')  # that are found beside the images
+TABLES = (CELEB_A_TABLE, 'list_attr_celeba.zip', 'list_attr_celeba.csv', 'attributes.csv')  # found beside the images
 VALUES = {'1': 1, 'true': 1, '-1': -1, '0': -1, 'false': -1}
 MAX_COMBINATIONS = 500
 
@@ -38,8 +39,8 @@ def load_attributes(source: Path, attributes: list[str], table: Path | None = No
         table = find_table(source)
         if table is None:
             raise DataError(
-                f'no folder in {source} is named {", ".join(missing)}, and there is no table of attributes: put '
-                f'{" or ".join(TABLES)} beside it, or name one with --attribute-table'
+                f'no folder in {source} is named {", ".join(missing)}, and no table of attributes '
+                f'({", ".join(TABLES)}) is beside it: put one there, or name it with --attribute-table'
             )
     return read_table(table, attributes)
 
@@ -48,24 +49,19 @@ def read_table(table: Path, attributes: list[str]) -> dict[str, list[int]]:
     """The values of `attributes`, 1 or -1, by the name of the image file.
 
     table: text like CelebA's, with a line of names, and then lines like "000001.jpg -1 1"; a CSV file, whose first line
-    also names the column of the files; or a zip archive of one of them. A number in the first line is skipped.
+    also names the column of the files; or a zip archive of either. A number in the first line is skipped.
     Raises DataError if the table is malformed or lacks an attribute, and OSError if it cannot be read.
     """
-    lines = read_text(table).splitlines()
-    counted = bool(lines) and lines[0].strip().isdecimal()
-    is_csv = any(',' in line for line in lines[counted : counted + 1])
-    rows = csv.reader(lines[counted:]) if is_csv else map(str.split, lines[counted:])
-    columns = [name.strip() for name in next(rows, [])[is_csv:]]
-    if not columns or not all(map(str.isprintable, columns)):
-        raise DataError(f'{table} is not a table of attributes')
+    rows = read_rows(table)
+    _, (_, *columns) = next(rows, (1, ['']))
+    columns = [name.strip() for name in columns]
+    if not columns or any('\ufffd' in name or not name.isprintable() for name in columns):
+        raise DataError(f'{table} is not a table of attributes in UTF-8')
     if unknown := [attribute for attribute in attributes if attribute not in columns]:
         raise DataError(f'{table} has no attribute {", ".join(unknown)}: it has {", ".join(columns)}')
     wanted = [columns.index(attribute) for attribute in attributes]
-    values: dict[str, list[int]] = {}
-    for number, row in enumerate(rows, counted + 2):
-        if not row:
-            continue
-        name, *cells = row
+    values = {}
+    for number, (name, *cells) in rows:
         if len(cells) != len(columns):
             raise DataError(f'{table}, line {number}: {len(cells)} values for {len(columns)} attributes')
         try:
@@ -73,6 +69,20 @@ def read_table(table: Path, attributes: list[str]) -> dict[str, list[int]]:
         except KeyError as error:
             raise DataError(f'{table}, line {number}: {error} is none of {", ".join(VALUES)}') from None
     return values
+
+
+def read_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a table with their numbers, first that of the names. The first cell is that of the file."""
+    lines = read_text(table).splitlines()
+    start = 1 if lines and lines[0].strip().isdecimal() else 0
+    if ',' in ''.join(lines[start : start + 1]):
+        rows: Iterator[list[str]] = csv.reader(lines[start:])
+    else:
+        rows = (['', *line.split()] if number == 0 else line.split() for number, line in enumerate(lines[start:]))
+    try:
+        yield from ((number, row) for number, row in enumerate(rows, start + 1) if row)
+    except csv.Error as error:
+        raise DataError(f'{table} is malformed: {error}') from None
 
 
 def read_text(table: Path) -> str:

@@ -24,7 +24,9 @@ def ask(system: System, wanted: dict[str, bool]) -> System:
     changed = [
         ''.join(fixed.get(index, each) for index, each in enumerate(combination)) for combination in system.combinations
     ]
-    occurring = [combination for combination in system.combinations if combination in set(changed)]
+    occurring = [
+        combination for combination, new in zip(system.combinations, changed, strict=True) if combination == new
+    ]
     return system._replace(combinations=tuple(occurring or changed))
 
 

@@ -21,7 +21,7 @@ def sample_latents(system: System, rng: np.random.Generator, count: int, truncat
         plain = system._replace(attributes=())
         singles = (sample_latents(plain, rng, 1, truncate)[0] for _ in range(count))
         rows = [np.append(latent, sample_condition(system, rng)) for latent in singles]
-        return np.reshape(np.array(rows, np.float32), (count, system.z_dim))
+        return np.array(rows, np.float32).reshape(count, system.z_dim)
     shape = count, system.latent_size
     latents = rng.standard_normal(shape) if system.latent == 'normal' else rng.uniform(-1, 1, shape)
     return (latents * truncate).astype(np.float32)

@@ -145,9 +145,10 @@ def load_dataset(settings: dict, sources: list[str] | None = None) -> helper.Dat
             raise cli.UserError(f'{error}. Without it: --data demo, or --data PATH for your own pictures') from None
     prepared = source, (height, width), data_dir / 'prepared', settings['crop'], channels
     faces = helper.load_faces(*prepared)
-    names = helper.load_names(*prepared) if hold_out == 'people' or values else []
+    names = helper.load_names(*prepared) if hold_out == 'people' or values is not None else []
     people = load_people(identity_table(settings), names) if hold_out == 'people' else None
-    return helper.Dataset(faces, hold_out, people, attributes.look_up(values, names) if values else None)
+    conditions = attributes.look_up(values, names) if values is not None else None
+    return helper.Dataset(faces, hold_out, people, conditions)
 
 
 def load_attributes(settings: dict) -> dict[str, list[int]]:

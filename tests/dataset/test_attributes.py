@@ -49,9 +49,11 @@ def test_a_table_gives_the_attributes_that_are_asked_for_in_their_order(tmp_path
         (OFFICIAL.replace('-1 -1  1', '-1  1'), 'table, line 4: 2 values for 3 attributes'),
         (OFFICIAL.replace('-1 -1  1', '-1 ?  1'), r"table, line 4: '\?' is none of 1, true, -1, 0, false"),
         ('file,Smiling\na.png,\n', "table, line 2: '' is none of"),
+        ('file,Smiling\n"' + 200_000 * 'a', 'is malformed: field larger than'),
         ('', 'is not a table of attributes'),
         ('7', 'is not a table of attributes'),
-        ('\x00\x1b[31m picture', 'is not a table of attributes'),
+        ('\x00\x1b[31m picture', 'is not a table of attributes in UTF-8'),
+        ('\ufffdPNG', 'is not a table of attributes in UTF-8'),
         ('PK no zip', 'is not a readable zip archive of a table'),
     ],
 )
@@ -108,7 +110,7 @@ def test_folders_are_attributes(tmp_path, zipped):
 
 
 def test_without_a_table_or_folders_the_error_says_where_one_belongs(tmp_path):
-    with pytest.raises(DataError, match='no folder in .* is named Male, .*list_attr_celeba.txt .*--attribute-table'):
+    with pytest.raises(DataError, match='no folder in .* is named Male, .*list_attr_celeba.txt,.* --attribute-table'):
         load_attributes(write_archive(tmp_path / 'faces.zip', 3), ['Male'])
     with pytest.raises(OSError, match='nowhere'):
         load_attributes(tmp_path / 'nowhere', ['Male'])
