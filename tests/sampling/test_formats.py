@@ -89,7 +89,9 @@ def load(format, folder):
 
 
 @pytest.mark.parametrize('format', MODELS.values())
-@pytest.mark.parametrize('flags', ['--latent-size 7', '--system ranjan', '--system kdnuggets'])
+@pytest.mark.parametrize(
+    'flags', ['--latent-size 7', '--image-size 24x40 --channels 1', '--system ranjan', '--system kdnuggets']
+)
 def test_a_model_of_any_system_draws_any_number_of_faces(flags, format, untrained, tmp_path):
     skip_without_converter(format)
     run = untrained(flags)
