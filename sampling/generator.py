@@ -21,7 +21,7 @@ from sampling.attributes import ask
 from sampling.latents import sample_latents
 from systems import System
 
-PRETRAINED = Path(__file__).parent.parent / 'pretrained' / '28x28'
+PRETRAINED = Path(__file__).parent.parent / 'pretrained'
 DEMO_FACES = 8192
 PIXELS_AT_ONCE = 64 * 28 * 28  # per run of the session: the layers of a 128x128 network are large
 
