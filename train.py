@@ -27,7 +27,7 @@ from distributed.cluster import from_environment
 from distributed.launch import is_launcher, launch
 from graph.replica import Replica
 from graph.session import devices, enable_determinism, gpu_memory, has_fast_bfloat16, open_session, tf
-from graph.steps import StoredFaces
+from graph.steps import MIN_COMPILED, StoredFaces
 from helper import get_batch, images_square_grid, to_uint8
 from rundir import checkpoints
 from rundir.initial import initial_values
@@ -117,7 +117,8 @@ def batches(run: Run, step: int, shard: slice, pace: SimpleNamespace, stored: bo
             [sample_latents(system, np.random.default_rng((1, seed, n)), system.batch_size)[shard] for n in steps]
         )
         latents[:, system.latent_size :] = run.dataset.conditions[indices]  # those of the real faces, if there are any
-        rest = (pace.max_steps - len(steps)) * (len(latents) // len(steps)) if run.settings['xla'] else 0
+        room = max(pace.max_steps, MIN_COMPILED) if run.settings['xla'] else len(steps)
+        rest = (room - len(steps)) * (len(latents) // len(steps))
         fed = indices if stored else get_batch(run.dataset.faces, indices), latents
         yield len(steps), *(np.pad(each, [(0, rest)] + [(0, 0)] * (each.ndim - 1)) if rest else each for each in fed)
         step = steps.stop

@@ -8,7 +8,7 @@ import contextlib
 import threading
 
 from graph.session import open_session, tf
-from graph.steps import repeat
+from graph.steps import MIN_COMPILED, repeat
 
 
 class Replica:
@@ -54,10 +54,10 @@ class Replica:
     def repeat(self, step, inputs: list, size: int, count, xla: bool) -> list:
         """`count` training steps in one session call, see `graph.steps.repeat`.
 
-        xla: as one compiled program, which takes `size` batches, whatever `count` is.
+        xla: as one compiled program, which takes `size` batches, or MIN_COMPILED, whatever `count` is.
         """
         if xla:
-            return tf.xla.experimental.compile(lambda: repeat(step, inputs, size, count))
+            return tf.xla.experimental.compile(lambda: repeat(step, inputs, max(size, MIN_COMPILED), count))
         return repeat(step, inputs, count, count)
 
     def batch_norm(self, x, gamma, beta, epsilon: float) -> tuple:

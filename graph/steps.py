@@ -2,6 +2,10 @@
 
 from graph.session import tf
 
+# Batches that a compiled program has room for, at least: XLA turns a loop over a single one into other code, which
+# rounds differently on some processors.
+MIN_COMPILED = 2
+
 
 def repeat(step, inputs: list, size, count) -> list:
     """Run `step` on the first `count` of `size` batches in turn; its results, stacked: (size, ...), then zeros.

@@ -152,7 +152,7 @@ def test_steps_in_one_call_are_those_of_one_call_each(tmp_path, monkeypatch, no_
 
 
 def test_a_data_set_on_the_device_gives_the_same_run(tmp_path, monkeypatch, no_signals):
-    flags = '--width 0.05 --batch-size 4 --steps 20 --samples 4 --sample-every 7 --steps-per-call 10'
+    flags = '--width 0.05 --batch-size 4 --steps 20 --samples 4 --sample-every 7 --steps-per-call 10 --no-xla'
     logs = []
     for memory in (0, 1 << 30):
         monkeypatch.setattr(train, 'gpu_memory', lambda memory=memory: memory)
