@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +22,10 @@ from rundir.settings import choose_settings, parse_arguments, system_of
 from training.run import Run
 
 ROOT = Path(__file__).parent.parent
+# A shell starts what runs in the background, and nohup its command, with some signals ignored; processes inherit that.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 # For runs whose width does not matter: at full width a checkpoint has 80 MB, at this one 2 MB.
 NARROW = '--width', '0.125'
 
