@@ -512,10 +512,10 @@ def test_a_step_with_fast_convolutions_is_that_with_those_of_tensorflow(monkeypa
 
 
 def test_bfloat16_is_for_layers_and_not_for_weights_statistics_losses_and_optimisers(rng):
-    losses, train_opt, _ = build(rng, SMALL._replace(precision='bf16'))
+    (*losses, _), train_opt, _ = build(rng, SMALL._replace(precision='bf16'))  # but for the condition: there is none
     store_statistics = dcgan.store_statistics(SMALL._replace(precision='bf16'), tf.zeros([8, 6]))
     assert {variable.dtype.base_dtype for variable in tf.global_variables()} == {tf.float32, tf.int64}  # and the step
-    assert {loss.dtype for loss in losses[:-1]} == {tf.float32}  # without attributes, there is no condition
+    assert {loss.dtype for loss in losses} == {tf.float32}
     types = collections.defaultdict(set)
     for operation in operations_behind(train_opt, store_statistics, *losses):
         for name in 'T', 'U':

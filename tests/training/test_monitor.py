@@ -60,7 +60,9 @@ def test_samples_like_the_held_out_faces_have_the_distance_0(evaluator):
 def test_the_distance_is_the_mean_over_the_levels(evaluator):
     distance, recorder = distance_of(evaluator, evaluator.run.dataset.faces[:10] // 2, step=7)
     levels = recorder.distances[7]
-    assert set(levels) == {28, 14} and distance == pytest.approx(np.mean(list(levels.values()))) and distance > 1
+    assert (
+        set(levels) == {'28x28', '14x14'} and distance == pytest.approx(np.mean(list(levels.values()))) and distance > 1
+    )
 
 
 def test_a_smaller_distance_is_the_best(evaluator):
