@@ -73,7 +73,7 @@ def trained(system, dataset, steps: int):
             session.run(train_opt, feed)
             bar.update()
     return lambda images: np.concatenate(
-        [session.run(logits, {faces: images[chunk]}) > 0 for chunk in chunks(*images.shape[:2])]
+        [session.run(logits, {faces: images[chunk]}) > 0 for chunk in chunks(*images.shape[:3])]
     )
 
 

@@ -107,9 +107,11 @@ def report(args, folder: Path):
     faces = dataset.faces
     unseen = faces[metrics.subset(dataset.held_out, evaluate.MAX_FACES)]
 
+    unseen_features = features.extract(unseen)[0]
+
     def cells(images):
         distances = list(metrics.swd(images, unseen).values())
-        frechet = features.frechet_distance(features.extract(images)[0], features.extract(unseen)[0])
+        frechet = features.frechet_distance(features.extract(images)[0], unseen_features)
         return [*distances, np.mean(distances), frechet, metrics.mean_ms_ssim(images)]
 
     levels = [f'SWD x1000, {level}' for level in metrics.swd(unseen[:1], unseen[:1])]

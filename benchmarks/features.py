@@ -8,7 +8,6 @@ the people, or else of the images, every tenth is held out. Prints how often the
 
 import argparse
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,16 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-import helper  # noqa: E402
 from common.cli import progress  # noqa: E402
 from common.files import replacing  # noqa: E402
+from dataset.attributes import read_rows  # noqa: E402
 from graph.session import open_session, tf  # noqa: E402
+from rundir.settings import choose_settings, parse_arguments  # noqa: E402
 from sampling.features import extract, face_features  # noqa: E402
-from systems import SYSTEMS  # noqa: E402
 from training.run import choose_hold_out, load_dataset  # noqa: E402
 
 BATCH, STATISTICS_BATCH = 64, 2048
 LEARNING_RATE = 2e-3  # at first; it falls linearly to 0
-
-
-def read_table(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
-    """The names of the attributes, and their values, 0 or 1, by the name of the image."""
-    text = zipfile.ZipFile(path).read('list_attr_celeba.txt').decode() if path.suffix == '.zip' else path.read_text()
-    head, *rows = (line.split() for line in text.splitlines() if len(line.split()) > 1)
-    return head, {row[0]: np.array(row[1:], int) > 0 for row in rows}
 
 
 def train(data: list[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, steps: int) -> dict[str, Any]:
@@ -79,17 +71,18 @@ def main() -> None:
     parser.add_argument('--data-dir', type=Path, default=Path('data'))
     parser.add_argument('--steps', type=int, default=6000)
     args = parser.parse_args()
-    names, table = read_table(args.table)
-    settings = {'data': str(args.data), 'data_dir': args.data_dir}
-    settings['hold_out'] = choose_hold_out(settings)
-    crops = {name: SYSTEMS[name].crop for name in ('oreilly', 'ranjan')}
-    datasets = [load_dataset(settings | {'system': name, 'crop': crop}) for name, crop in crops.items()]
-    files = helper.load_names(args.data, 28, args.data_dir / 'prepared', crops['oreilly'])
-    labels = np.array([table[Path(file).name] for file in files])
+    _, (_, *names) = next(read_rows(args.table))
+    flags = ['--data', str(args.data), '--data-dir', str(args.data_dir), '--attribute-table', str(args.table)]
+    systems = 'oreilly', 'ranjan'
+    datasets = []
+    for system in systems:
+        settings = choose_settings(parse_arguments([*flags, '--system', system, '--attributes', *names]))
+        datasets.append(load_dataset(settings | {'hold_out': choose_hold_out(settings)}))
+    labels = datasets[0].conditions > 0
     weights = train([(dataset.faces, dataset.training) for dataset in datasets], labels, args.steps)
     with replacing(args.out) as temporary, open(temporary, 'wb') as file:
         np.savez_compressed(file, attributes=np.array(names), **weights)
-    print('| attribute | share | ' + ' | '.join(f'accuracy, {name}' for name in crops) + ' |\n' + '| --- ' * 4 + '|')
+    print('| attribute | share | ' + ' | '.join(f'accuracy, {name}' for name in systems) + ' |\n' + '| --- ' * 4 + '|')
     right = [
         ((extract(each.faces[each.held_out], args.out)[1] > 0.5) == labels[each.held_out]).mean(axis=0)
         for each in datasets

@@ -24,7 +24,7 @@ def export_generator(checkpoint: Path, out: Path, format: str = 'checkpoint') ->
     """Write only the generator as the folder `out`, which appears once complete. Raises UserError and OSError.
 
     format: one of FORMATS: 'checkpoint' is a run directory; the others are models that turn `latents`, float32
-    (N, latent_size), into `faces`, uint8 (N, H, W, 3), for any N.
+    (N, z_dim), into `faces`, uint8 (N, H, W, C), for any N.
     """
     with new_folder(out) as folder:
         try:
@@ -46,7 +46,7 @@ def write_checkpoint(checkpoint: Path, folder: Path) -> None:
 
 
 def byte_faces(generator: Generator):
-    """A tensor of the generator's faces as `helper.to_uint8` gives them, uint8 (N, H, W, 3)."""
+    """A tensor of the generator's faces as `helper.to_uint8` gives them, uint8 (N, H, W, C)."""
     faces = tf.clip_by_value(tf.round((generator.images + 1) * (255 / 2)), 0, 255)  # TFLite has no saturate_cast
     return tf.cast(faces, tf.uint8)
 
