@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from graph.layers import BATCH_NORM_EPSILON
-from graph.session import tf
-from sampling.generator import Generator
+from sampling.generator import Generator, folded_layers
 from systems import System
 
 STANDARD_DEVIATIONS = range(-2, 3)  # along a direction, how far each face of a row is from the one in the middle
@@ -16,13 +14,7 @@ def first_layer(generator: Generator) -> np.ndarray:
 
     With stored statistics that is one factor for each channel, so that layer and normalisation are one matrix.
     """
-    variables = tf.global_variables('generator/layer1/')
-    values = generator.session.run({variable.op.name.rpartition('/')[2]: variable for variable in variables})
-    weights = values['kernel']
-    if 'gamma' in values:
-        factors = values['gamma'] / np.sqrt(values['moving_variance'] + BATCH_NORM_EPSILON)
-        weights = (weights.reshape(len(weights), -1, len(factors)) * factors).reshape(weights.shape)
-    return weights
+    return next(folded_layers(generator))[0]
 
 
 def strongest_directions(weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ import dcgan
 import helper
 from common.cli import UserError, progress
 from dataset.prepared import open_prepared, save_prepared, size_of
+from graph.layers import BATCH_NORM_EPSILON
 from graph.session import open_session, tf
 from rundir import checkpoints
 from rundir.directory import read_run, system_of_run
@@ -78,6 +79,30 @@ def restored_generator(checkpoint: Path, wanted: dict[str, bool] | None = None):
         except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
             raise UserError(f'{prefix} is damaged, or belongs to another system') from None
         yield Generator(system, session, z, images)
+
+
+def folded_layers(generator: Generator):
+    """Yield the kernel and the bias of each layer, with batch normalisation, which is linear when drawing, in them.
+
+    Kernels have the shapes of `graph/layers.py`, and biases are one for each channel, or for each value of an image.
+    """
+    variables = generator.session.run({variable.op.name: variable for variable in tf.global_variables()})
+    for number, layer in enumerate(generator.system.generator, 1):
+        scope = f'generator/layer{number}'
+        kernel = variables[f'{scope}/{layer.kind}/kernel']
+        if not layer.batch_norm:
+            yield kernel, variables[f'{scope}/bias']
+            continue
+        names = 'gamma', 'beta', 'moving_mean', 'moving_variance'
+        gamma, beta, mean, variance = (variables[f'{scope}/batch_norm/{name}'] for name in names)
+        scale = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
+        if layer.kind == 'dense':
+            scaled = (kernel.reshape(-1, len(scale)) * scale).reshape(kernel.shape)
+        elif layer.kind == 'conv2d':
+            scaled = kernel * scale
+        else:  # (k, k, channels, channels of the input)
+            scaled = kernel * scale[:, None]
+        yield scaled, beta - mean * scale
 
 
 def draw_faces(checkpoint: Path, count: int, seed: int, truncate: float = 1.0, wanted: dict[str, bool] | None = None):

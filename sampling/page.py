@@ -8,35 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import UserError, new_folder
-from graph.layers import BATCH_NORM_EPSILON
-from graph.session import tf
-from sampling.generator import Generator, restored_generator
+from sampling.generator import Generator, folded_layers, restored_generator
 
 TEMPLATE = Path(__file__).parent.parent / 'page'
-
-
-def folded_layers(generator: Generator):
-    """Yield the kernel and the bias of each layer, with batch normalisation, which is linear when drawing, in them.
-
-    Kernels have the shapes of `graph/layers.py`, and biases are one for each channel, or for each value of an image.
-    """
-    variables = generator.session.run({variable.op.name: variable for variable in tf.global_variables()})
-    for number, layer in enumerate(generator.system.generator, 1):
-        scope = f'generator/layer{number}'
-        kernel = variables[f'{scope}/{layer.kind}/kernel']
-        if not layer.batch_norm:
-            yield kernel, variables[f'{scope}/bias']
-            continue
-        names = 'gamma', 'beta', 'moving_mean', 'moving_variance'
-        gamma, beta, mean, variance = (variables[f'{scope}/batch_norm/{name}'] for name in names)
-        scale = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
-        if layer.kind == 'dense':
-            scaled = (kernel.reshape(-1, len(scale)) * scale).reshape(kernel.shape)
-        elif layer.kind == 'conv2d':
-            scaled = kernel * scale
-        else:  # (k, k, channels, channels of the input)
-            scaled = kernel * scale[:, None]
-        yield scaled, beta - mean * scale
 
 
 def to_float16(values: np.ndarray) -> str:
