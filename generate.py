@@ -1,6 +1,7 @@
 """Draw faces with a trained generator.
 
-python generate.py                         ten faces from the generator that comes with the project
+python generate.py                         ten faces of 28x28 pixels from a generator that comes with the project
+python generate.py --size 64               of 64x64, from another
 python generate.py --count 1000 --seed 1 --out faces1000
 python generate.py --interpolate 5         a walk from face to face
 python generate.py --project photo.jpg     the face that is nearest to a photo, and its latent
@@ -26,7 +27,7 @@ from common.files import replacing
 from sampling import directions
 from sampling.attributes import set_attribute
 from sampling.formats import FORMATS, export_generator
-from sampling.generator import PRETRAINED, Generator, restored_generator
+from sampling.generator import PRETRAINED_BY_SIZE, Generator, restored_generator
 from sampling.latents import STEPS_PER_LEG, interpolate, load_latents, sample_latents
 from sampling.page import export_page
 from sampling.pictures import enlarge, label, save_gif, side_by_side
@@ -284,7 +285,8 @@ def parse_arguments() -> Namespace:
         help='png or npz: one file per face, or one array of all (png); for others see --export')  # fmt: skip
     add('--scale', type=cli.number(int, 1, 64), default=1, help='enlarge each pixel this many times (1)')
     add = parser.add_argument_group('the generator').add_argument
-    add('--checkpoint', type=cli.path, default=PRETRAINED, help='a run directory or a checkpoint in it (pretrained)')
+    add('--size', type=int, choices=PRETRAINED_BY_SIZE, default=28, help='of a pretrained one: side of its faces (28)')
+    add('--checkpoint', type=cli.path, help='a run directory or a checkpoint in it, instead of a pretrained one')
     add('--export', type=cli.path, metavar='DIR',
         help='draw nothing: write only the generator, to use elsewhere, into this folder; '
         f'--format is {", ".join(EXPORT_FORMATS[1:])} or {EXPORT_FORMATS[0]} (the default)')  # fmt: skip
@@ -293,10 +295,12 @@ def parse_arguments() -> Namespace:
     args.task = next((name for name in reversed(TASKS) if getattr(args, name)), None)
     reasons: dict[str, str] = {}  # why a flag has no effect
     if args.task:
-        effective = ('checkpoint', 'task', args.task, *TASKS[args.task].flags)
+        effective = ('size', 'checkpoint', 'task', args.task, *TASKS[args.task].flags)
         reasons |= {name: args.task for name in vars(args) if name not in effective}
     if args.latents:
         reasons |= {'count': 'latents', 'seed': 'latents'}
+    if args.checkpoint:
+        reasons |= {'size': 'checkpoint'}
     if args.format == 'npz':
         reasons |= {'scale': 'format npz'}
     for name, reason in reasons.items():
@@ -306,6 +310,7 @@ def parse_arguments() -> Namespace:
     if both := set(getattr(args, 'with')) & set(args.without):
         parser.error(f'--with and --without both name {", ".join(sorted(both))}')
     formats = EXPORT_FORMATS if args.task == 'export' else FACE_FORMATS
+    args.checkpoint = args.checkpoint or PRETRAINED_BY_SIZE[args.size]
     args.format = args.format or formats[0]
     if args.format not in formats:
         parser.error(

@@ -13,7 +13,9 @@ from graph.session import tf
 from rundir.settings import ADDED, PATHS, check_settings, system_of
 from systems import System
 
-FORMAT = 2  # of run.json; 1 had no such number
+# Of run.json. 1 had no such number. Up to 2, `recommended` had the networks of `oreilly`; the other values of a system
+# are in the settings.
+FORMAT = 3
 
 
 def read_run(run_dir: Path) -> dict:
@@ -23,6 +25,8 @@ def read_run(run_dir: Path) -> dict:
         run = json.loads(path.read_text())
         if run.get('format', 1) > FORMAT:
             raise cli.UserError(f'{path} was written by a newer version of this project: update to use it')
+        if run.get('format', 1) < 3 and run['settings']['system'] == 'recommended':
+            run['settings']['system'] = 'oreilly'
         check_settings(run['settings'])
         run['settings'] = ADDED | run['settings']
         for name in PATHS:  # which may have been other strings in the locale of the run

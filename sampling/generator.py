@@ -23,6 +23,7 @@ from sampling.latents import sample_latents
 from systems import System
 
 PRETRAINED = Path(__file__).parent.parent / 'pretrained'
+PRETRAINED_BY_SIZE = {28: PRETRAINED, 64: PRETRAINED / '64'}  # by the side of the faces, pixels
 DEMO_FACES = 8192
 PIXELS_AT_ONCE = 64 * 28 * 28  # per run of the session: the layers of a 128x128 network are large
 
@@ -119,17 +120,18 @@ def draw_faces(checkpoint: Path, count: int, seed: int, truncate: float = 1.0, w
 def load_demo(cache_dir: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """The demo data set, uint8 (DEMO_FACES, *shape), memory-mapped, for a training without a download.
 
-    The pretrained generator draws it the first time, 28x28 in colour, cropped and resized for any other `shape`,
-    (height, width, channels): none of its faces is a photograph. It is kept in `cache_dir`, in a file named after the
-    generator's weights. Raises OSError.
+    A pretrained generator draws it the first time: that for 28x28, or that for 64x64 where `shape`, (height, width,
+    channels), is larger. Its faces are cropped and resized if need be; none is a photograph. They are kept in
+    `cache_dir`, in a file named after the generator's weights. Raises OSError.
     """
-    weights = b''.join(path.read_bytes() for path in checkpoints.find(PRETRAINED)[1].files())
     height, width, channels = shape
+    generator = PRETRAINED_BY_SIZE[28 if max(height, width) <= 28 else 64]
+    weights = b''.join(path.read_bytes() for path in checkpoints.find(generator)[1].files())
     kind = size_of(shape) if channels == 3 else f'{size_of(shape)}-grey'
     path = cache_dir / f'demo-{DEMO_FACES}-{kind}-{hashlib.blake2b(weights, digest_size=8).hexdigest()}.npy'
     if (prepared := open_prepared(path, shape)) is not None:
         return prepared
-    faces = itertools.chain.from_iterable(draw_faces(PRETRAINED, DEMO_FACES, seed=0))
+    faces = itertools.chain.from_iterable(draw_faces(generator, DEMO_FACES, seed=0))
     resized = (ImageOps.fit(Image.fromarray(face), (width, height), Image.Resampling.BICUBIC) for face in faces)
     blocks = (np.asarray(face if channels == 3 else face.convert('L')).reshape(1, *shape) for face in resized)
     return save_prepared(path, shape, blocks)

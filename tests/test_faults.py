@@ -284,6 +284,7 @@ RANGES = {
         '--arithmetic': ('', '1000000', '1,', '-', 'a + b'),
         '--format': ('jpg',),
         '--out': ('',),
+        '--size': ('27', 'x'),
         '--checkpoint': ('',),
         '--export': ('',),
     },

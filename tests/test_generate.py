@@ -280,6 +280,7 @@ def test_an_exported_generator_draws_the_faces_of_its_run(trained, tmp_path):
         ('--format onnx', ('--format onnx', 'png or npz')),
         ('--export mine --truncate 0.5', ('--export', '--truncate')),
         ('--page mine --export other', ('--page', '--export')),
+        ('--checkpoint run --size 64', ('--checkpoint', '--size')),
         ('--page mine --truncate 0.5', ('--page', '--truncate')),
         ('--interpolate 3 --count 4', ('--interpolate', '--count')),
         ('--latents a.npy --count 4', ('--latents', '--count')),

@@ -54,6 +54,16 @@ def test_a_run_without_the_digest_of_its_data_is_damaged(tmp_path):
         read_run(tmp_path)
 
 
+@pytest.mark.parametrize('written', [{}, {'format': 2}])
+def test_recommended_in_an_older_run_has_the_networks_it_had_then(tmp_path, written):
+    settings = chosen('--system oreilly --learning-rate 4e-4 --flip 0.5')[0]
+    run = written | {'settings': settings | {'system': 'recommended'}, 'data_digest': 'a1b2'}
+    (tmp_path / 'run.json').write_text(json.dumps(run))
+    assert read_run(tmp_path)['settings'] == settings
+    write_run(tmp_path, run['settings'], 44, 'a1b2')
+    assert read_run(tmp_path)['settings']['system'] == 'recommended'
+
+
 @pytest.mark.parametrize('script', [['train.py', '--resume', '--run-dir'], ['generate.py', '--checkpoint']])
 def test_a_run_in_a_newer_format_is_refused_in_one_line(copy, tmp_path, script):
     run = json.loads((copy / 'run.json').read_text())
