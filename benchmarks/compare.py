@@ -84,12 +84,12 @@ class Training:
         where, data = self.run_dir(self.minutes[0]), self.args.data
         earlier = self.args.minutes[: self.args.minutes.index(self.minutes[0])]
         shutil.rmtree(where, ignore_errors=True)  # it is not complete
-        command = [sys.executable, ROOT / 'train.py', '--run-dir', where]
+        command = [sys.executable, f'{ROOT / "train.py"}', '--run-dir', f'{where}']
         if earlier:
             shutil.copytree(self.run_dir(earlier[-1]), where, ignore=shutil.ignore_patterns('done'))
             command += ['--resume']
         else:
-            command += ['--data', data, '--data-dir', self.folder / 'data']
+            command += ['--data', data, '--data-dir', f'{self.folder / "data"}']
             command += ['--hold-out', choose_hold_out({'data': data}), '--seed', str(self.seed)]
             command += [*shlex.split(self.args.base), *shlex.split(self.variant), '--epochs', '1000000']
         self.seconds = 60 * (self.minutes[0] - (earlier[-1] if earlier else 0))
