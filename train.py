@@ -2,7 +2,7 @@
 
 python train.py                               on CelebA, downloaded into data/ if it is not there
 python train.py --data PATH                   on a zip or a folder of your own pictures
-python train.py --data demo                   on faces drawn by the pretrained generator: nothing to download
+python train.py --data demo                   on faces drawn by a pretrained generator: nothing to download
 python train.py --init-from runs/NAME         a new run that goes on from the weights of another
 python train.py --resume --run-dir runs/NAME  go on where a run stopped
 """

@@ -117,15 +117,20 @@ def draw_faces(checkpoint: Path, count: int, seed: int, truncate: float = 1.0, w
         yield from generator.draw((sample_latents(generator.system, rng, 1, truncate)[0] for _ in range(count)), count)
 
 
+def demo_size(height: int, width: int) -> int:
+    """The side, in pixels, of the pretrained faces of which demo faces of this size are made."""
+    return next((size for size in PRETRAINED_BY_SIZE if max(height, width) <= size), max(PRETRAINED_BY_SIZE))
+
+
 def load_demo(cache_dir: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """The demo data set, uint8 (DEMO_FACES, *shape), memory-mapped, for a training without a download.
 
-    A pretrained generator draws it the first time: that for 28x28, or that for 64x64 where `shape`, (height, width,
-    channels), is larger. Its faces are cropped and resized if need be; none is a photograph. They are kept in
-    `cache_dir`, in a file named after the generator's weights. Raises OSError.
+    A pretrained generator draws it the first time, the smallest whose faces need not be enlarged. They are cropped and
+    resized to `shape`, (height, width, channels); none is a photograph. The result is kept in `cache_dir`, in a file
+    named after the generator's weights. Raises OSError.
     """
     height, width, channels = shape
-    generator = PRETRAINED_BY_SIZE[28 if max(height, width) <= 28 else 64]
+    generator = PRETRAINED_BY_SIZE[demo_size(height, width)]
     weights = b''.join(path.read_bytes() for path in checkpoints.find(generator)[1].files())
     kind = size_of(shape) if channels == 3 else f'{size_of(shape)}-grey'
     path = cache_dir / f'demo-{DEMO_FACES}-{kind}-{hashlib.blake2b(weights, digest_size=8).hexdigest()}.npy'

@@ -23,7 +23,7 @@ from graph.replica import Replica
 from rundir import checkpoints, directory
 from rundir.checkpoints import Checkpoint
 from rundir.settings import NEWEST, PATHS, choose_settings, system_of
-from sampling.generator import load_demo
+from sampling.generator import demo_size, load_demo
 from systems import System
 
 RUNS = Path('runs')  # where runs get directories of their own
@@ -134,7 +134,7 @@ def load_dataset(settings: dict, sources: list[str] | None = None) -> helper.Dat
     source, hold_out = settings['data'], settings['hold_out']
     values = load_attributes(settings) if settings['attributes'] else None  # an error now saves preparing the faces
     if source == 'demo':
-        print('The demo faces are drawn by the pretrained generator; none is a photograph.')
+        print('The demo faces are drawn by a pretrained generator; none is a photograph.')
         return helper.Dataset(load_demo(data_dir / 'prepared', (height, width, channels)), hold_out)
     if source == 'celeba':
         if not (data_dir / helper.CELEB_A).exists():
@@ -172,7 +172,7 @@ def identity_table(settings: dict) -> Path:
 def note_enlarged(settings: dict) -> None:
     """Say so if the faces are larger than the pictures they are made of, going by the first one."""
     height, width, _ = system_of(settings).image_shape
-    across, down = 28, 28  # as the demo faces are drawn
+    across = down = demo_size(height, width)
     if settings['data'] != 'demo':
         try:
             across, down = helper.first_crop_size(source_of(settings), (width, height), settings['crop'])

@@ -328,10 +328,8 @@ def test_replicas_with_different_data_do_not_train(copy, pictures, tmp_path):
     ('flags', 'note'),
     [
         ('--data demo', ''),
-        (
-            '--data demo --image-size 64',
-            'Note: the pictures are enlarged to 64x64; once cropped, the first is only 28x28\n',
-        ),
+        ('--data demo --image-size 64', ''),
+        ('--data demo --image-size 128', 'Note: the pictures are enlarged to 128x128; .* the first is only 64x64\n'),
         ('--data {} --image-size 96', ''),
         ('--data {} --image-size 128x112', 'Note: the pictures are enlarged to 128x112; .* the first is only 108x94\n'),
     ],
