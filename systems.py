@@ -1,4 +1,4 @@
-"""What each article published, as data: one entry per system, and `recommended`, which is ours.
+"""What each article published, as data: one entry per system, and `recommended` and `recommended64`, which are ours.
 
 The values in an entry are the article's unless marked `ours`. Where an article is silent, the defaults of `System`
 hold: ours as well, taken from the DCGAN paper (Radford, Metz and Chintala, 2015, arXiv:1511.06434) unless another
@@ -239,14 +239,52 @@ SYSTEMS = {
     ),
 }
 
-# Ours: good faces sooner than with the published settings, on processors with fast bfloat16 (docs/experiments.md).
+# Ours: better faces in the same time than with the published settings, found by experiment (docs/experiments.md).
+# Kernels of 4x4, which a stride of 2 divides, are less work than those of 5x5. R1 in place of batch normalisation keeps
+# the discriminator from winning, so that both networks can learn twice as fast.
 SYSTEMS['recommended'] = SYSTEMS['oreilly']._replace(
-    article='none: the networks of `oreilly` with settings found by experiment',
+    article='none: settings found by experiment, for 28x28',
+    generator=(
+        Layer('dense', (7, 7, 256), batch_norm=True),  # (7, 7, 256)
+        Layer('conv2d_transpose', 128, kernel=4, stride=2, batch_norm=True),  # (14, 14, 128)
+        Layer('conv2d_transpose', 3, kernel=4, stride=2, activation='tanh'),  # (28, 28, 3)
+    ),
+    discriminator=(
+        Layer('conv2d', 64, kernel=4, stride=2),  # (14, 14, 64)
+        Layer('conv2d', 128, kernel=4, stride=2),  # (7, 7, 128)
+        Layer('conv2d', 256, kernel=4, stride=2),  # (4, 4, 256)
+        Layer('dense', (1,), activation=None),  # one logit
+    ),
+    weight_stddev=0.0,
+    discriminator_batch_norm=False,
+    r1=0.01,
     flip=0.5,
     learning_rate=4e-4,
+    learning_rate_decay=2e-5,
     ema=0.9995,
     precision='auto',
     epochs=None,
     steps=50_000,
     sample_every=1000,
+)
+SYSTEMS['recommended64'] = SYSTEMS['recommended']._replace(
+    article='none: settings found by experiment, for 64x64',
+    image_size=64,
+    crop=178,
+    generator=(
+        Layer('dense', (4, 4, 512), batch_norm=True),  # (4, 4, 512)
+        Layer('conv2d_transpose', 256, kernel=4, stride=2, batch_norm=True),  # (8, 8, 256)
+        Layer('conv2d_transpose', 128, kernel=4, stride=2, batch_norm=True),  # (16, 16, 128)
+        Layer('conv2d_transpose', 64, kernel=4, stride=2, batch_norm=True),  # (32, 32, 64)
+        Layer('conv2d_transpose', 3, kernel=4, stride=2, activation='tanh'),  # (64, 64, 3)
+    ),
+    discriminator=(
+        Layer('conv2d', 64, kernel=4, stride=2),  # (32, 32, 64)
+        Layer('conv2d', 128, kernel=4, stride=2),  # (16, 16, 128)
+        Layer('conv2d', 256, kernel=4, stride=2),  # (8, 8, 256)
+        Layer('conv2d', 512, kernel=4, stride=2),  # (4, 4, 512)
+        Layer('dense', (1,), activation=None),  # one logit
+    ),
+    r1=0.03,
+    batch_size=32,
 )

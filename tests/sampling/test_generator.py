@@ -10,7 +10,7 @@ from common.cli import UserError
 from graph.session import tf
 from rundir import checkpoints
 from sampling import generator, metrics
-from sampling.generator import PRETRAINED, load_demo, restored_generator
+from sampling.generator import PRETRAINED, PRETRAINED_BY_SIZE, load_demo, restored_generator
 from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
 
 
@@ -87,26 +87,33 @@ def test_runs_of_other_systems_draw_faces_and_interpolations(tmp_path, pictures,
 # --- the pretrained generator
 
 
-def test_the_pretrained_generator_is_small_and_nothing_but_a_generator():
-    assert sum(path.stat().st_size for path in (PRETRAINED / 'checkpoints').iterdir()) < 20 * 2**20
-    tensors = load_checkpoint(PRETRAINED)
-    # the published parameters, and two moving averages for each of 512 + 256 + 128 channels
-    assert sum(tensor.size for tensor in tensors.values()) == 4_312_195 + 2 * 896
+@pytest.mark.parametrize('size', PRETRAINED_BY_SIZE)
+def test_a_pretrained_generator_is_small_and_nothing_but_a_generator(size):
+    checkpoints = PRETRAINED_BY_SIZE[size] / 'checkpoints'
+    assert sum(path.stat().st_size for path in checkpoints.iterdir()) < 25 * 2**20
+    tensors = load_checkpoint(PRETRAINED_BY_SIZE[size])
     assert all(name.startswith('generator/') and np.isfinite(tensor).all() for name, tensor in tensors.items())
 
 
-def test_the_pretrained_faces_are_varied_and_coloured_like_faces():
-    faces = draw_faces(PRETRAINED, 128) / 255
+@pytest.mark.parametrize('size', PRETRAINED_BY_SIZE)
+def test_pretrained_faces_are_varied_and_coloured_like_faces(size):
+    faces = draw_faces(PRETRAINED_BY_SIZE[size], 128) / 255
+    assert faces.shape == (128, size, size, 3)
     assert faces.std(axis=0).mean() > 0.15  # between faces, at each pixel
-    skin = faces[:, 10:20, 10:18].mean(axis=(0, 1, 2))
+    middle = slice(size * 2 // 5, size * 3 // 5)
+    skin = faces[:, middle, middle].mean(axis=(0, 1, 2))
     assert skin[0] > skin[1] > skin[2]  # more red than green than blue
 
 
-def test_the_pretrained_faces_are_close_to_real_ones(tmp_path):
-    dataset = helper.Dataset(helper.load_faces(celeb_a('CELEBA_ZIP'), 28, tmp_path))
+@pytest.mark.parametrize('size', PRETRAINED_BY_SIZE)
+def test_pretrained_faces_are_close_to_real_ones(tmp_path, size):
+    run_dir = PRETRAINED_BY_SIZE[size]
+    crop = read_run(run_dir)['settings']['crop']
+    dataset = helper.Dataset(helper.load_faces(celeb_a('CELEBA_ZIP'), size, tmp_path, crop), 'images')
     held_out = dataset.faces[dataset.held_out]
-    distances = metrics.swd(draw_faces(PRETRAINED, len(held_out)), held_out)
-    assert distances['28x28'] < 15 and distances['14x14'] < 25  # of training faces: 7.2 and 18.6
+    drawn, training = draw_faces(run_dir, len(held_out)), dataset.faces[dataset.training[: len(held_out)]]
+    distances, floor = metrics.swd(drawn, held_out), metrics.swd(training, held_out)
+    assert all(distances[level] < 2 * floor[level] for level in floor)
 
 
 # --- the demo
@@ -124,7 +131,7 @@ def copy(tmp_path, monkeypatch):
     copy = shutil.copytree(PRETRAINED, tmp_path / 'copy')
     for path in copy.glob('checkpoints/*'):
         os.utime(path, (0, 0))
-    monkeypatch.setattr(generator, 'PRETRAINED', copy)
+    monkeypatch.setitem(PRETRAINED_BY_SIZE, 28, copy)
     return copy
 
 
@@ -143,9 +150,9 @@ def test_the_demo_is_drawn_once(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures('demo')
 def test_a_copy_of_the_generator_uses_the_same_demo(tmp_path, monkeypatch, copy):
-    monkeypatch.setattr(generator, 'PRETRAINED', PRETRAINED)
+    monkeypatch.setitem(PRETRAINED_BY_SIZE, 28, PRETRAINED)
     faces = load_demo(tmp_path, (28, 28, 3))
-    monkeypatch.setattr(generator, 'PRETRAINED', copy)
+    monkeypatch.setitem(PRETRAINED_BY_SIZE, 28, copy)
     monkeypatch.setattr(generator, 'draw_faces', no_faces)
     np.testing.assert_array_equal(load_demo(tmp_path, (28, 28, 3)), faces)
 
@@ -162,10 +169,19 @@ def test_other_weights_draw_another_demo(tmp_path, monkeypatch, copy):
 
 
 @pytest.mark.usefixtures('demo')
-def test_the_demo_is_resized_for_larger_networks(tmp_path):
-    large, small = load_demo(tmp_path, (64, 64, 3)), load_demo(tmp_path, (28, 28, 3))
-    assert large.shape == (100, 64, 64, 3) and large.dtype == np.uint8
-    np.testing.assert_allclose(large.mean(axis=(1, 2)), small.mean(axis=(1, 2)), atol=2)
+def test_the_demo_of_a_larger_size_is_drawn_by_the_larger_generator(tmp_path):
+    faces = load_demo(tmp_path, (64, 64, 3))
+    assert faces.shape == (100, 64, 64, 3) and faces.dtype == np.uint8
+    np.testing.assert_array_equal(faces, draw_faces(PRETRAINED_BY_SIZE[64], 100))
+
+
+@pytest.mark.usefixtures('demo')
+def test_the_demo_is_resized_for_networks_of_other_sizes(tmp_path):
+    faces = load_demo(tmp_path, (64, 64, 3))
+    for size in 32, 128:
+        others = load_demo(tmp_path, (size, size, 3))
+        assert others.shape == (100, size, size, 3) and others.dtype == np.uint8
+        np.testing.assert_allclose(others.mean(axis=(1, 2)), faces.mean(axis=(1, 2)), atol=2)
 
 
 @pytest.mark.usefixtures('demo')
