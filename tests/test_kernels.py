@@ -13,7 +13,7 @@ from graph.session import tf
 FLAGS = [
     *(
         f'--system {system} --precision {precision}'
-        for system in ('oreilly', 'sharma', 'kdnuggets', 'ranjan', 'chandarana', 'recommended')
+        for system in ('oreilly', 'sharma', 'kdnuggets', 'ranjan', 'chandarana', 'recommended', 'recommended64')
         for precision in ('fp32', 'bf16')
     ),
     *(f'--augment {augment}' for augment in ('translation', 'color-translation', 'color-translation-cutout')),

@@ -82,8 +82,36 @@ LAYERS = {
     },
     'ranjan': PAPER,
     'chandarana': PAPER,
+    'recommended': {
+        'generator': [
+            ((7, 7, 256), 100 * 7 * 7 * 256 + 256 + 256),
+            ((14, 14, 128), 4 * 4 * 256 * 128 + 128 + 128),
+            ((28, 28, 3), 4 * 4 * 128 * 3 + 3),
+        ],
+        'discriminator': [
+            ((14, 14, 64), 4 * 4 * 3 * 64 + 64),
+            ((7, 7, 128), 4 * 4 * 64 * 128 + 128),
+            ((4, 4, 256), 4 * 4 * 128 * 256 + 256),
+            ((1,), 4 * 4 * 256 * 1 + 1),
+        ],
+    },
+    'recommended64': {
+        'generator': [
+            ((4, 4, 512), 100 * 4 * 4 * 512 + 512 + 512),
+            ((8, 8, 256), 4 * 4 * 512 * 256 + 256 + 256),
+            ((16, 16, 128), 4 * 4 * 256 * 128 + 128 + 128),
+            ((32, 32, 64), 4 * 4 * 128 * 64 + 64 + 64),
+            ((64, 64, 3), 4 * 4 * 64 * 3 + 3),
+        ],
+        'discriminator': [
+            ((32, 32, 64), 4 * 4 * 3 * 64 + 64),
+            ((16, 16, 128), 4 * 4 * 64 * 128 + 128),
+            ((8, 8, 256), 4 * 4 * 128 * 256 + 256),
+            ((4, 4, 512), 4 * 4 * 256 * 512 + 512),
+            ((1,), 4 * 4 * 512 * 1 + 1),
+        ],
+    },
 }
-LAYERS['recommended'] = LAYERS['oreilly']
 
 
 @pytest.mark.parametrize('name', SYSTEMS)
@@ -181,12 +209,6 @@ def test_a_layer_has_at_least_one_channel():
     assert [layer.output for layer in chosen('--width 0.0001')[1].generator] == [(2, 2, 1), 1, 1, 3]
     assert [layer.output for layer in chosen('--width 0.005')[1].discriminator] == [1, 1, 1, (1,)]
     assert [layer.output for layer in chosen('--width 2')[1].generator] == [(2, 2, 1024), 512, 256, 3]
-
-
-def test_the_recommended_system_has_the_published_networks_and_data():
-    same = 'image_size', 'generator', 'discriminator', 'crop', 'latent_size', 'latent', 'leaky_slope'
-    recommended, published = SYSTEMS['recommended'], SYSTEMS['oreilly']
-    assert [getattr(recommended, name) for name in same] == [getattr(published, name) for name in same]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import helper
 from common.cli import UserError
 from graph.session import tf
 from rundir import checkpoints
+from rundir.directory import read_run
 from sampling import generator, metrics
 from sampling.generator import PRETRAINED, PRETRAINED_BY_SIZE, load_demo, restored_generator
 from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
