@@ -251,12 +251,12 @@ SYSTEMS['recommended'] = SYSTEMS['oreilly']._replace(
     ),
     discriminator=(
         Layer('conv2d', 64, kernel=4, stride=2),  # (14, 14, 64)
-        Layer('conv2d', 128, kernel=4, stride=2),  # (7, 7, 128)
-        Layer('conv2d', 256, kernel=4, stride=2),  # (4, 4, 256)
+        Layer('conv2d', 128, kernel=4, stride=2, batch_norm=True),  # (7, 7, 128)
+        Layer('conv2d', 256, kernel=4, stride=2, batch_norm=True),  # (4, 4, 256)
         Layer('dense', (1,), activation=None),  # one logit
     ),
     weight_stddev=0.0,
-    discriminator_batch_norm=False,
+    discriminator_batch_norm=False,  # its layers have it for comparisons: --discriminator-batch-norm --r1 0
     r1=0.01,
     flip=0.5,
     learning_rate=4e-4,
@@ -280,9 +280,9 @@ SYSTEMS['recommended64'] = SYSTEMS['recommended']._replace(
     ),
     discriminator=(
         Layer('conv2d', 64, kernel=4, stride=2),  # (32, 32, 64)
-        Layer('conv2d', 128, kernel=4, stride=2),  # (16, 16, 128)
-        Layer('conv2d', 256, kernel=4, stride=2),  # (8, 8, 256)
-        Layer('conv2d', 512, kernel=4, stride=2),  # (4, 4, 512)
+        Layer('conv2d', 128, kernel=4, stride=2, batch_norm=True),  # (16, 16, 128)
+        Layer('conv2d', 256, kernel=4, stride=2, batch_norm=True),  # (8, 8, 256)
+        Layer('conv2d', 512, kernel=4, stride=2, batch_norm=True),  # (4, 4, 512)
         Layer('dense', (1,), activation=None),  # one logit
     ),
     r1=0.03,
