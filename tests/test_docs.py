@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT, run_command
 
 README = ROOT / 'README.md'
-PAGES = [README, ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md', ROOT / 'pretrained' / 'README.md']
-PAGES += sorted((ROOT / 'docs').glob('*.md'))
+PAGES = [README, ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md']
+PAGES += sorted([*ROOT.glob('docs/*.md'), *ROOT.glob('pretrained/**/README.md')])
 MIN_WORDS, MAX_WORDS = 800, 1200
 
 
