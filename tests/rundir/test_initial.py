@@ -62,7 +62,7 @@ def test_both_networks_are_taken_and_the_optimisers_begin_anew(other, capsys):
 
 
 def test_a_generator_alone_is_its_own_average(capsys):
-    variables, values = begin(PRETRAINED, '--width 1'), saved(PRETRAINED)
+    variables, values = begin(PRETRAINED, '--system recommended --width 1'), saved(PRETRAINED)
     assert capsys.readouterr().out.endswith('all of the generator; nothing of the discriminator (not there)\n')
     for name in ('generator/layer1/dense/kernel', 'generator/layer2/batch_norm/gamma'):
         np.testing.assert_array_equal(variables[name], values.get_tensor(name))

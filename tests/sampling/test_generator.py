@@ -214,17 +214,17 @@ def empty_index(copy):
 
 
 def other_variables(copy):
-    save_checkpoint(copy / 'checkpoints' / 'best-33601', {'other': 1.0})
+    save_checkpoint(copy / 'checkpoints' / 'best-1', {'other': 1.0})
 
 
 def other_shapes(copy):
     tensors = load_checkpoint(copy)
-    save_checkpoint(copy / 'checkpoints' / 'best-33601', {name: tensor[..., :1] for name, tensor in tensors.items()})
+    save_checkpoint(copy / 'checkpoints' / 'best-1', {name: tensor[..., :1] for name, tensor in tensors.items()})
 
 
 @pytest.mark.parametrize('damage', [damaged_data, damaged_index, empty_index, other_variables, other_shapes])
 def test_a_damaged_or_foreign_checkpoint_is_a_user_error_that_names_it(tmp_path, damage):
     copy = shutil.copytree(PRETRAINED, tmp_path / 'copy')
     damage(copy)
-    with pytest.raises(UserError, match='copy/checkpoints/best-3360. is damaged, or belongs to another system'):
+    with pytest.raises(UserError, match=r'copy/checkpoints/\w+-\d+ is damaged, or belongs to another system'):
         draw_faces(copy, 1)
