@@ -132,7 +132,8 @@ def evaluate(args: Namespace, out: Path) -> None:
     run_dir, checkpoint = checkpoints.find(args.checkpoint)
     run = read_run(run_dir)
     settings = run['settings'] | {'data': args.data, 'data_dir': args.data_dir, 'attributes': []}
-    if held_none_out := settings['hold_out'] == 'none':
+    held_out_then = settings['hold_out']
+    if held_out_then != 'images':  # but nothing, or people, of whom there may be no table here
         settings['hold_out'] = choose_hold_out(settings)
     dataset = load_dataset(settings)
     if len(dataset.held_out) < MIN_HELD_OUT:
@@ -140,8 +141,9 @@ def evaluate(args: Namespace, out: Path) -> None:
     if not (trained_on_these := run['data_digest'] == dataset.digest):
         warning = f'Warning: {args.data} does not hold the faces that this run was trained on'
         print(f'{warning}: held-out faces may have been used in training', file=sys.stderr)
-    elif held_none_out:
-        print('Warning: this run was trained on all faces, also on those it is compared with here', file=sys.stderr)
+    elif held_out_then != settings['hold_out']:
+        share = 'all' if held_out_then == 'none' else 'most'
+        print(f'Warning: this run was trained on {share} of the faces that it is compared with here', file=sys.stderr)
     held_out = metrics.subset(dataset.held_out, MAX_FACES)
     generated = np.concatenate(list(draw_faces(checkpoint.prefix, len(held_out), args.seed, args.truncate)))
     print(

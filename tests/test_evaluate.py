@@ -117,15 +117,18 @@ def test_a_warning_says_when_the_data_are_not_those_of_the_training(trained, tmp
     assert [path.name for path in (tmp_path / 'evaluation').iterdir()] == ['mine.txt']
 
 
-def test_a_warning_says_when_the_training_held_out_nothing(trained, pictures, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(('held_out', 'share'), [('none', 'all'), ('people', 'most')])
+def test_a_warning_says_when_the_training_held_out_nothing_or_people_that_are_not_known_here(
+    trained, pictures, tmp_path, monkeypatch, capsys, held_out, share
+):
     run = json.loads((trained / 'run.json').read_text())
     shutil.copytree(trained, tmp_path / 'run')
-    run['settings']['hold_out'] = 'none'
+    run['settings']['hold_out'] = held_out
     (tmp_path / 'run' / 'run.json').write_text(json.dumps(run))
     arguments = [tmp_path / 'run', '--data', pictures, '--data-dir', tmp_path, '--out', tmp_path / 'evaluation']
     monkeypatch.setattr('sys.argv', ['evaluate.py', *map(str, arguments)])
     evaluate.main()
-    assert 'this run was trained on all faces' in capsys.readouterr().err
+    assert f'this run was trained on {share} of the faces that it is compared with' in capsys.readouterr().err
     assert json.loads((tmp_path / 'evaluation' / 'evaluation.json').read_text())['hold_out'] == 'images'
 
 

@@ -450,8 +450,8 @@ def test_all_systems_are_listed_side_by_side(tmp_path):
     head, *rows = result.stdout.splitlines()
     assert result.returncode == 0 and result.stderr == '' and head.split() == list(SYSTEMS)
     listed = {re.split('  +', row)[0]: re.split('  +', row)[1:] for row in rows if not row.startswith(' ')}
-    assert listed['latent'] == ['uniform', 'uniform', 'uniform', 'normal', 'uniform', 'uniform']
-    assert listed['learning rate'] == ['0.0002', '0.0002', '0.0001', '0.0002', '0.0002', '0.0004']
+    assert listed['latent'] == ['uniform', 'uniform', 'uniform', 'normal', 'uniform', 'uniform', 'uniform']
+    assert listed['learning rate'] == ['0.0002', '0.0002', '0.0001', '0.0002', '0.0002', '0.0004', '0.0004']
     assert listed['generator 1'][0].startswith('dense 2x2x512, BN') and 'discriminator 6' in listed
     assert list(tmp_path.iterdir()) == []
 

@@ -112,9 +112,10 @@ def test_pretrained_faces_are_close_to_real_ones(tmp_path, size):
     crop = read_run(run_dir)['settings']['crop']
     dataset = helper.Dataset(helper.load_faces(celeb_a('CELEBA_ZIP'), size, tmp_path, crop), 'images')
     held_out = dataset.faces[dataset.held_out]
-    drawn, training = draw_faces(run_dir, len(held_out)), dataset.faces[dataset.training[: len(held_out)]]
+    drawn = draw_faces(run_dir, len(held_out))
+    training = dataset.faces[metrics.subset(dataset.training, len(held_out))]
     distances, floor = metrics.swd(drawn, held_out), metrics.swd(training, held_out)
-    assert all(distances[level] < 2 * floor[level] for level in floor)
+    assert all(distances[level] < 3 * floor[level] for level in floor)
 
 
 # --- the demo
