@@ -28,9 +28,11 @@ def label(face: np.ndarray, caption: str, scale: int) -> np.ndarray:
 
 def side_by_side(pictures: list[Image.Image]) -> Image.Image:
     """Pictures of any size in a row, on black, with gaps between them and their lower edges in line."""
-    height = max(picture.height for picture in pictures)
-    row = [ImageOps.expand(picture, (0, height - picture.height, LABEL_HEIGHT, 0)) for picture in pictures]
-    return Image.fromarray(np.concatenate([np.asarray(picture) for picture in row], axis=1))
+    lefts = np.cumsum([0, *(picture.width + LABEL_HEIGHT for picture in pictures)])
+    row = Image.new('RGB', (lefts[-1] - LABEL_HEIGHT, max(picture.height for picture in pictures)))
+    for left, picture in zip(lefts, pictures, strict=False):
+        row.paste(picture, (left, row.height - picture.height))
+    return row
 
 
 def evenly_spaced(items: list, count: int) -> list:

@@ -226,7 +226,7 @@ def test_a_sum_of_faces_is_drawn_as_in_the_paper(tmp_path):
     assert names_in(tmp_path / 'faces') == ['arithmetic.png', 'latents.npy']
     picture = np.asarray(Image.open(tmp_path / 'faces' / 'arithmetic.png'))
     high, wide, gap = 84 + LABEL_HEIGHT, 84, LABEL_HEIGHT
-    assert picture.shape == (4 * high, 6 * wide + 4 * gap, 3)
+    assert picture.shape == (4 * high, 6 * wide + 3 * gap, 3)
 
     def face(row, left):
         return picture[row * high : row * high + 84 : 3, left : left + 84 : 3]

@@ -68,15 +68,6 @@ def plot_losses(losses: Curve, distances: Curve, path: Path) -> None:
     gc.collect()  # a figure is a reference cycle of megabytes, and Python would collect it too late
 
 
-def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Two pictures with a gap between them."""
-    gap = max(4, left.width // 16)
-    both = Image.new('RGB', (left.width + gap + right.width, max(left.height, right.height)), 'white')
-    both.paste(left)
-    both.paste(right, (left.width + gap, 0))
-    return both
-
-
 def training_gif(run_dir: Path) -> Path:
     """Make training.gif from the grids of a run. Raises UserError if there are none."""
     grids = find_grids(run_dir)

@@ -14,7 +14,8 @@ from common import files
 from common.cli import progress
 from graph.session import tf
 from helper import images_square_grid
-from training.pictures import Curve, plot_losses, preview, side_by_side
+from sampling.pictures import side_by_side
+from training.pictures import Curve, plot_losses, preview
 from training.run import LOG_COLUMNS, Run
 
 HISTOGRAM_BINS = 50
@@ -95,7 +96,7 @@ class Recorder(contextlib.ExitStack):
         """Record the graph, and the faces of the untrained generator beside real ones."""
         grid, real = images_square_grid(faces), images_square_grid(self.run.real_samples)
         with files.replacing(self.run.directory / 'samples' / 'start.png') as temporary:
-            side_by_side(grid, real).save(temporary)
+            side_by_side([grid, real]).save(temporary)
         self.add_event(graph_def=graph.as_graph_def().SerializeToString())
         self.add_event(step=0, summary=summary(images={'faces/generated': grid, 'faces/real': real}))
         if self.run.preview:

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from sampling import pictures
-from sampling.pictures import LABEL_HEIGHT, enlarge, evenly_spaced, gif_bounds, label, save_gif
+from sampling.pictures import LABEL_HEIGHT, enlarge, evenly_spaced, gif_bounds, label, save_gif, side_by_side
 
 RNG = np.random.default_rng(0)
 
@@ -34,6 +34,15 @@ def test_grey_faces_are_enlarged_and_labelled_too():
     face = np.asarray(noise(28))[..., :1]
     assert enlarge(face, 2).mode == 'L' and enlarge(face, 2).size == (56, 56)
     np.testing.assert_array_equal(label(face, '7', 1)[:28], face.repeat(3, axis=2))
+
+
+def test_pictures_in_a_row_have_gaps_between_them_and_their_lower_edges_in_line():
+    left, right = noise(160), noise(90)
+    row = np.asarray(side_by_side([left, right.convert('L')]))
+    assert row.shape == (160, 160 + LABEL_HEIGHT + 90, 3)
+    np.testing.assert_array_equal(row[:, :160], left)
+    np.testing.assert_array_equal(row[70:, -90:], right.convert('L').convert('RGB'))
+    assert (row[:, 160:-90] == 0).all() and (row[:70, 160:] == 0).all()
 
 
 # --- GIFs

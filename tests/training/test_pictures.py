@@ -10,7 +10,7 @@ from PIL import Image
 
 from common import cli
 from rundir.checkpoints import find_grids
-from training.pictures import MAX_POINTS, Curve, half_blocks, plot_losses, preview, side_by_side, training_gif
+from training.pictures import MAX_POINTS, Curve, half_blocks, plot_losses, preview, training_gif
 
 RNG = np.random.default_rng(0)
 
@@ -44,15 +44,6 @@ def test_distances_have_a_panel_of_their_own_beside_the_losses_and_scores(tmp_pa
     plot_losses(losses, curve((step, 2.5) for step in evaluated), tmp_path / 'losses.png')
     with Image.open(tmp_path / 'losses.png') as plot:
         assert plot.size == (width, 400) and np.asarray(plot.convert('L')).std() > 1
-
-
-def test_two_pictures_are_side_by_side_with_a_gap():
-    left, right = (Image.fromarray(RNG.integers(0, 255, (side, side, 3), dtype=np.uint8)) for side in (160, 90))
-    both = np.asarray(side_by_side(left, right))
-    assert both.shape == (160, 160 + 10 + 90, 3)
-    np.testing.assert_array_equal(both[:, :160], left)
-    np.testing.assert_array_equal(both[:90, 170:], right)
-    assert (both[:, 160:170] == 255).all() and (both[90:, 170:] == 255).all()
 
 
 # --- the GIF of the training

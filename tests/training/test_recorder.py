@@ -180,7 +180,7 @@ def test_a_run_starts_with_generated_and_real_faces_side_by_side(trained):
     start = np.asarray(Image.open(trained / 'samples' / 'start.png'))
     generated = np.asarray(Image.open(trained / 'samples' / 'step-00000000.png'))
     assert (start[: generated.shape[0], : generated.shape[1]] == generated).all()
-    real = start[: 6 * 28, -7 * 28 :]  # the 40 pictures there are, in a square of 7
+    real = start[-6 * 28 :, -7 * 28 :]  # the 40 pictures there are, in a square of 7
     assert real[: 5 * 28].std() > 20 and (real[-28:, 5 * 28 :] == 0).all()
 
 
