@@ -4,14 +4,17 @@ The functions have the names of the article's notebook. The layers of a network 
 by `graph/layers.py`. Variables live under `generator/` and `discriminator/`.
 """
 
+import math
 from typing import Any, NamedTuple
 
 from graph.augment import augment, flip
 from graph.layers import iterate_powers, network, spectrally_normalized
 from graph.random import random_uniform
-from graph.replica import current_replica
+from graph.replica import Ghosts, current_replica
 from graph.session import tf
 from systems import System
+
+GHOST_SIZE = 8
 
 
 def model_inputs(image_width, image_height, image_channels, z_dim):
@@ -132,12 +135,17 @@ def gradient_penalty(system: System, real, condition=()):
     """R1: the squared gradient of the logits at `real` images, halved, times `system.r1` (Mescheder et al., 2018).
 
     It is taken every `r1_every` steps only, and is as many times as large, which costs little and does as much (Karras
-    et al., 2020, arXiv:1912.04958).
+    et al., 2020, arXiv:1912.04958). Batch normalisation, if any, is here that of groups of GHOST_SIZE images, where
+    they divide the batch: the same on one machine and on several.
     """
 
     def penalty():
         images = tf.identity(real)
-        (gradient,) = tf.gradients(discriminator(system, images, condition, reuse=True), images)
+        replica = current_replica()
+        ghost_size = math.gcd(GHOST_SIZE, system.batch_size // replica.count)
+        with Ghosts(replica, ghost_size).scope():
+            logits = discriminator(system, images, condition, reuse=True)
+        (gradient,) = tf.gradients(logits, images)
         return system.r1 / 2 * system.r1_every * tf.reduce_mean(tf.reduce_sum(gradient**2, axis=[1, 2, 3]))
 
     due = tf.equal(tf.train.get_or_create_global_step() % system.r1_every, 0)

@@ -67,6 +67,8 @@ def build_graph(settings: dict, replica: Replica, steps_per_call: int = 1, store
         def train_step(real, z) -> list:
             if faces:
                 real = faces.get_batch(real)
+            # XLA needs to know the shapes of what it differentiates twice, for R1.
+            real = tf.ensure_shape(real, [system.batch_size // replica.count, *system.image_shape])
             with replica.scope(settings['local_batch_norm'], settings['reduce_precision']):
                 losses = dcgan.model_loss(system, real, z)
                 train_opt = dcgan.model_opt(system, losses, learning_rate, ema)

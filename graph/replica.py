@@ -91,6 +91,19 @@ class Replica:
         """Wait until all replicas are here."""
 
 
+class Ghosts(Replica):
+    """Batch normalisation of groups of `size` images in place of the batch (Hoffer et al., 2017, arXiv:1705.08741)."""
+
+    def __init__(self, replica: Replica, size: int):
+        self.size, self.random = size, replica.random
+
+    def batch_norm(self, x, gamma, beta, epsilon: float) -> tuple:
+        ghosts = tf.reshape(tf.cast(x, tf.float32), [-1, self.size, *x.shape[1:]])
+        mean, variance = tf.nn.moments(ghosts, [1, 2, 3], keepdims=True)
+        y = tf.nn.batch_normalization(ghosts, mean, variance, beta, gamma, epsilon)
+        return tf.cast(tf.reshape(y, [-1, *x.shape[1:]]), x.dtype), mean, variance
+
+
 def current_replica():
     """The replica whose `scope` is open in the current graph; outside of any, a process alone."""
     return next(reversed(tf.get_collection('replica')), Replica())

@@ -225,8 +225,6 @@ def choose_settings(args: Namespace, saved: dict | None = None) -> dict:
         )
     if settings['freeze_discriminator'] and not settings['init_from']:
         raise cli.UserError('--freeze-discriminator needs --init-from: random weights would stay random')
-    if settings['r1'] and settings['discriminator_batch_norm']:  # the gradient at an image would depend on the others
-        raise cli.UserError('--r1 needs a discriminator without batch normalisation: --no-discriminator-batch-norm')
     if settings['objective'] != 'standard':
         for name in ('real_label', 'fake_label', 'wanted_label', 'label_noise'):
             if settings[name] != getattr(SYSTEMS[settings['system']], name):

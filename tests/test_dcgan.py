@@ -118,7 +118,7 @@ def test_real_and_generated_faces_have_the_condition_at_the_end_of_the_latents(s
 @pytest.mark.parametrize('order', UPDATE_ORDERS)
 @pytest.mark.parametrize('changes', [{}, {'objective': 'relativistic'}, {'spectral_norm': True}, {'r1': 1.0}])
 def test_a_step_trains_all_outputs_of_a_conditional_discriminator(session, rng, order, changes):
-    system = CONDITIONAL._replace(update_order=order, discriminator_batch_norm='r1' not in changes, **changes)
+    system = CONDITIONAL._replace(update_order=order, **changes)
     inputs = dcgan.model_inputs(28, 28, 3, system.z_dim)
     train_opt = dcgan.model_opt(system, dcgan.model_loss(system, *inputs[:2]), inputs[2])
     initialize(session)
@@ -261,8 +261,32 @@ def test_r1_is_the_squared_gradient_at_real_images_every_few_steps(session, rng,
     np.testing.assert_allclose(session.run(penalty), factor * 0.5 / 2 * np.square(kernel).sum(), rtol=1e-5)
 
 
-def test_the_gradient_of_r1_is_that_of_finite_differences(session, rng):
-    system = SMALL._replace(discriminator_batch_norm=False, r1=2.0, r1_every=1, **STRAIGHT)
+@pytest.mark.parametrize('size, groups', [(16, 2), (6, 3)])  # images of a batch
+def test_r1_normalises_small_groups_of_images(session, rng, size, groups):
+    # Linear but for the normalisation, whose gradient is that of Ioffe and Szegedy (2015).
+    layers = Layer('conv2d', 5, kernel=1, batch_norm=True, activation=None), Layer('dense', (1,), activation=None)
+    system = SMALL._replace(discriminator=layers, r1=0.5, r1_every=1, batch_size=size)
+    real = normal(rng, size, 28, 28, 3)
+    dcgan.discriminator(system, tf.constant(real))
+    penalty = dcgan.gradient_penalty(system, tf.constant(real))
+    gamma = np.arange(5)
+    initialize(session)
+    tf.trainable_variables('discriminator/layer1/batch_norm/gamma')[0].load(gamma, session)
+    conv, dense = (kernel.squeeze() for kernel in session.run(tf.trainable_variables('discriminator/.*kernel')))
+    upper = dense.reshape(28, 28, 5) * gamma
+    squares = []
+    for group in np.split(real.astype(float) @ conv, groups):
+        scale = np.sqrt(group.var(axis=(0, 1, 2)) + 1e-3)
+        normal_group = (group - group.mean(axis=(0, 1, 2))) / scale
+        through_variance = normal_group * (upper * normal_group).mean(axis=(0, 1, 2))
+        gradient = (upper - upper.mean(axis=(0, 1)) - through_variance) / scale @ conv.T
+        squares += [np.square(image).sum() for image in gradient]
+    np.testing.assert_allclose(session.run(penalty), 0.5 / 2 * np.mean(squares), rtol=1e-5)
+
+
+@pytest.mark.parametrize('batch_norm', [True, False])
+def test_the_gradient_of_r1_is_that_of_finite_differences(session, rng, batch_norm):
+    system = SMALL._replace(discriminator_batch_norm=batch_norm, r1=2.0, r1_every=1, batch_size=4, **STRAIGHT)
     real = tf.constant(normal(rng, 4, 28, 28, 3))
     dcgan.discriminator(system, real)
     penalty = dcgan.gradient_penalty(system, real)
@@ -281,10 +305,9 @@ def test_the_gradient_of_r1_is_that_of_finite_differences(session, rng):
 
 
 def test_the_discriminator_minimises_the_penalty_and_reports_its_loss_without_it(session, rng):
-    without = SMALL._replace(discriminator_batch_norm=False)
-    losses, train_opt, feed = build(rng, without._replace(r1=1e4, r1_every=1))
+    losses, train_opt, feed = build(rng, SMALL._replace(r1=1e4, r1_every=1))
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-        plain = dcgan.model_loss(without, *model_inputs()[:2])
+        plain = dcgan.model_loss(SMALL, *model_inputs()[:2])
     initialize(session)
     np.testing.assert_allclose(session.run(losses.d_loss, feed), session.run(losses.d_loss, feed), rtol=1e-6)
     first = session.run(losses.d_penalty, feed)

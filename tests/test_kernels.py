@@ -19,7 +19,7 @@ FLAGS = [
     *(f'--augment {augment}' for augment in ('translation', 'color-translation', 'color-translation-cutout')),
     '--flip 0.5 --instance-noise 0.1 --learning-rate-ratio 2 --learning-rate-decay 0.1 --update-order simultaneous',
     '--objective hinge --spectral-norm',
-    '--objective relativistic --r1 1 --no-discriminator-batch-norm',
+    '--objective relativistic --r1 1',
 ]
 # What only passes tensors on, or runs on the host by its nature: the loop and its counter.
 CONTROL = {'Placeholder', 'NoOp', 'Const', 'Identity', 'While', 'StatelessWhile', 'If', 'StatelessIf', 'VarHandleOp'}

@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_is_an_error(other, tmp_path):
         begin(tmp_path, '')
 
 
-@pytest.mark.parametrize('flags', ['', '--spectral-norm', '--no-discriminator-batch-norm --r1 1 --r1-every 1'])
+@pytest.mark.parametrize('flags', ['', '--spectral-norm', '--r1 1 --r1-every 1'])
 def test_frozen_layers_of_the_discriminator_stay_as_they_are(flags):
     settings, system = chosen(f'{WIDTH} --freeze-discriminator 2 --init-from x --batch-size 4 {flags}')
     assert dcgan.frozen_scopes(system) == ('discriminator/layer1/', 'discriminator/layer2/')

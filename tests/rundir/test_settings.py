@@ -37,7 +37,7 @@ OTHER = {
     'init_from': '/elsewhere', 'freeze_discriminator': 1,
 }  # fmt: skip
 # Flags without which another is refused.
-NEEDED = {'r1': ['--no-discriminator-batch-norm'], 'freeze_discriminator': ['--init-from=/elsewhere']}
+NEEDED = {'freeze_discriminator': ['--init-from=/elsewhere']}
 
 
 # --- flags and what they add up to
@@ -128,7 +128,6 @@ def test_settings_are_those_of_their_flags(flags):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        ('--r1 1', '--r1 needs a discriminator without batch normalisation: --no-discriminator-batch-norm'),
         ('--freeze-discriminator 1', '--freeze-discriminator needs --init-from'),
         ('--freeze-discriminator 4 --init-from x', 'at most 3 of its 4 layers'),
         ('--objective hinge --real-label 0.8', '--real-label has no effect with --objective hinge'),
@@ -152,7 +151,7 @@ def test_what_a_run_is_made_of_is_fixed():
         was = 'not set' if saved[name] is None else re.escape(str(saved[name]))
         with pytest.raises(cli.UserError, match=f'^{flag(name)} is {was} in this run'):
             choose_settings(given, saved)
-        needed = {'r1': {'discriminator_batch_norm': False}, 'freeze_discriminator': {'init_from': '/elsewhere'}}
+        needed = {'freeze_discriminator': {'init_from': '/elsewhere'}}
         assert choose_settings(given, saved | {name: value} | needed.get(name, {}))[name] == value
 
 
