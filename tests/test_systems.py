@@ -116,7 +116,7 @@ LAYERS = {
 
 @pytest.mark.parametrize('name', SYSTEMS)
 def test_layers_have_the_published_shapes_and_parameters(name):
-    system = chosen(f'--system {name} --discriminator-batch-norm --r1 0')[1]
+    system = chosen(f'--system {name}')[1]
     inputs = {'generator': [4, system.latent_size], 'discriminator': [4, *LAYERS[name]['generator'][-1][0]]}
     with tf.Graph().as_default():
         for scope, expected in LAYERS[name].items():
