@@ -95,13 +95,16 @@ class Ghosts(Replica):
     """Batch normalisation of groups of `size` images in place of the batch (Hoffer et al., 2017, arXiv:1705.08741)."""
 
     def __init__(self, replica: Replica, size: int):
-        self.size, self.random = size, replica.random
+        self.replica, self.size = replica, size
 
     def batch_norm(self, x, gamma, beta, epsilon: float) -> tuple:
         ghosts = tf.reshape(tf.cast(x, tf.float32), [-1, self.size, *x.shape[1:]])
         mean, variance = tf.nn.moments(ghosts, [1, 2, 3], keepdims=True)
         y = tf.nn.batch_normalization(ghosts, mean, variance, beta, gamma, epsilon)
         return tf.cast(tf.reshape(y, [-1, *x.shape[1:]]), x.dtype), mean, variance
+
+    def random(self, sampler, shape, seed, dtype):
+        return self.replica.random(sampler, shape, seed, dtype)
 
 
 def current_replica():
