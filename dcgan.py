@@ -14,7 +14,7 @@ from graph.replica import Ghosts, current_replica
 from graph.session import tf
 from systems import System
 
-GHOST_SIZE = 8
+GHOST_SIZE = 8  # images that share the statistics of batch normalisation in R1
 
 
 def model_inputs(image_width, image_height, image_channels, z_dim):
