@@ -132,19 +132,23 @@ def test_layers_have_the_published_shapes_and_parameters(name):
         assert dcgan.discriminator(system, tf.zeros(inputs['discriminator']), reuse=True).shape == (4, 1)
 
 
+BATCH_SIZE = 4
+
+
 def narrow(name) -> tuple[dict, System]:
     """Settings with so small a width that steps are quick even if images are large, and their system."""
-    return chosen(f'--system {name} --width {1 / 32 if SYSTEMS[name].image_shape[0] > 28 else 1 / 16}')
+    width = 1 / 32 if SYSTEMS[name].image_shape[0] > 28 else 1 / 16
+    return chosen(f'--system {name} --width {width} --batch-size {BATCH_SIZE}')
 
 
-def fixed_batch(system, count=4):
+def fixed_batch(system):
     """Images of smooth colours in place of faces, -0.5..0.5, and latents."""
     rng = np.random.default_rng(0)
     height, width, channels = system.image_shape
-    slopes = rng.uniform(-1, 1, (count, 2, channels))
+    slopes = rng.uniform(-1, 1, (BATCH_SIZE, 2, channels))
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     images = np.stack([127 + 60 * (y[..., None] * a + x[..., None] * b) for a, b in slopes])
-    return get_batch(images.astype(np.uint8), np.arange(count)), sample_latents(system, rng, count)
+    return get_batch(images.astype(np.uint8), np.arange(BATCH_SIZE)), sample_latents(system, rng, BATCH_SIZE)
 
 
 @pytest.mark.parametrize('name', SYSTEMS)
@@ -164,7 +168,7 @@ def test_the_discriminator_of_each_system_learns_to_tell_a_batch_apart(name):
             session.run(learn, feed)
         after = session.run(losses, feed)
     assert after.d_loss < before.d_loss - 0.3
-    assert after.d_real.shape == after.d_fake.shape == (4, 1) and after.d_real.mean() > after.d_fake.mean() + 0.2
+    assert after.d_real.shape == after.d_fake.shape == (BATCH_SIZE, 1) and after.d_real.mean() > after.d_fake.mean() + 0.2
 
 
 @pytest.mark.parametrize('name', SYSTEMS)
@@ -184,7 +188,7 @@ def test_a_step_of_each_system_changes_every_weight(name):
         faces = session.run(built.samples, {built.input_z: latents})
     assert all(np.isfinite(value).all() for value in outcome)
     assert all((after[name] != before[name]).any() for name in weights)
-    assert faces.shape == (4, *system.image_shape) and np.isfinite(faces).all()
+    assert faces.shape == (BATCH_SIZE, *system.image_shape) and np.isfinite(faces).all()
 
 
 # --- width and flags

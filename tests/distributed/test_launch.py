@@ -242,7 +242,7 @@ def start_training(start, pictures):
 def alone(tmp_path_factory, pictures) -> Path:
     """The run of a single process."""
     folder = tmp_path_factory.mktemp('alone')
-    flags = [*FLAGS, '--data', pictures, '--steps', STEPS, '--seed', 1, '--run-dir', 'run']
+    flags = [*FLAGS, '--data', pictures, '--steps', STEPS, '--seed', 3, '--run-dir', 'run']
     subprocess.run([sys.executable, ROOT / 'train.py', *map(str, flags)], cwd=folder, check=True)
     return folder / 'run'
 
@@ -272,7 +272,7 @@ def wait_for_step(step, run_dir):
 
 def test_two_workers_follow_one_process(start_training, alone, tmp_path):
     run_dir = tmp_path / 'run'
-    process = start_training('--steps', STEPS, '--seed', 1, '--workers', 2, '--run-dir', run_dir)
+    process = start_training('--steps', STEPS, '--seed', 3, '--workers', 2, '--run-dir', run_dir)
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0 and errors == '' and 'Workers: 2.' in output
     assert output.count('Done') == output.count('Devices') == output.count('discriminator loss') == 1
@@ -285,7 +285,7 @@ def test_two_workers_follow_one_process(start_training, alone, tmp_path):
 
 def test_two_workers_with_statistics_of_their_own_follow_another_path(start_training, alone, tmp_path):
     run_dir = tmp_path / 'run'
-    flags = '--steps', STEPS, '--seed', 1, '--workers', 2, '--run-dir', run_dir
+    flags = '--steps', STEPS, '--seed', 3, '--workers', 2, '--run-dir', run_dir
     process = start_training(*flags, '--local-batch-norm', '--reduce-precision', 'bf16')
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0 and errors == ''
