@@ -168,7 +168,8 @@ def test_the_discriminator_of_each_system_learns_to_tell_a_batch_apart(name):
             session.run(learn, feed)
         after = session.run(losses, feed)
     assert after.d_loss < before.d_loss - 0.3
-    assert after.d_real.shape == after.d_fake.shape == (BATCH_SIZE, 1) and after.d_real.mean() > after.d_fake.mean() + 0.2
+    assert after.d_real.shape == after.d_fake.shape == (BATCH_SIZE, 1)
+    assert after.d_real.mean() > after.d_fake.mean() + 0.2
 
 
 @pytest.mark.parametrize('name', SYSTEMS)
