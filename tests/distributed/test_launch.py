@@ -189,7 +189,7 @@ def test_a_worker_that_does_not_end_is_killed(launch_workers, tmp_path):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_passed_on_to_all_workers(launch_workers, tmp_path, number):
     handler = f'signal.signal({int(number)}, lambda *_: (open("stopped{{0}}", "x"), sys.exit(0))); '
-    code = handler + 'open("ready{0}", "x"); ' + HANG
+    code = handler + 'open("ready{0}", "x").close(); ' + HANG
     process = launch_workers(code.format(0), code.format(1))
     wait_until(lambda: all((tmp_path / f'ready{index}').exists() for index in range(2)))
     process.send_signal(number)
