@@ -32,7 +32,11 @@ def quiet_stderr():
 
 
 def load_tensorflow(name: str):
-    """Import TensorFlow, calmly."""
+    """Import TensorFlow, calmly, and with the fast kernels of oneDNN unless TF_ENABLE_ONEDNN_OPTS forbids them.
+
+    By itself it uses them only on processors with AVX-512 VNNI or newer units, though AVX2 gains as much.
+    """
+    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
     with quiet_stderr():
         module = importlib.import_module(name)
         # TensorFlow 2.18 has messages at the first run, too. Without a GPU: the real session is to claim it.

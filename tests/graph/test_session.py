@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -47,6 +48,21 @@ def test_stderr_is_back_after_an_error(capfd, monkeypatch):
         raise KeyError
     os.write(2, b'after')
     assert capfd.readouterr().err == 'after'
+
+
+@pytest.mark.skipif(platform.machine() not in ('x86_64', 'AMD64'), reason='oneDNN is part of TensorFlow for x86')
+@pytest.mark.parametrize('setting, enabled', [(None, 'True'), ('0', 'False')])
+def test_onednn_is_used_on_every_processor_unless_the_user_forbids_it(monkeypatch, setting, enabled):
+    monkeypatch.delenv('TF_ENABLE_ONEDNN_OPTS', raising=False)
+    if setting:
+        monkeypatch.setenv('TF_ENABLE_ONEDNN_OPTS', setting)
+    result = run_python(
+        'from graph.session import tf\n'
+        'tf.Graph()\n'
+        'from tensorflow.python.framework import test_util\n'
+        'print(test_util.IsMklEnabled())\n'
+    )
+    assert result.stdout.split() == [enabled]
 
 
 def test_gpu_memory_is_claimed_as_it_is_needed():
