@@ -16,9 +16,12 @@ import helper
 from common import cli
 from common.files import replacing
 from common.lazy import LazyModule
+from metrics import features
+from metrics.ms_ssim import mean_ms_ssim
+from metrics.nearest import nearest
+from metrics.swd import subset, swd
 from rundir import checkpoints
-from rundir.directory import read_run
-from sampling import features, metrics
+from rundir.run_json import read_run
 from sampling.generator import PRETRAINED, draw_faces
 from sampling.pictures import LABEL_HEIGHT, label
 from training.run import choose_hold_out, load_dataset
@@ -33,7 +36,7 @@ MAX_PAIR_SIDE = 128  # pixels of an enlarged face
 
 
 def measure(generated: np.ndarray, faces: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> tuple[dict, dict]:
-    """Measures by name and column, and the nearest training faces by column, as `metrics.nearest` has them.
+    """Measures by name and column, and the nearest training faces by column, as `metrics.nearest.nearest` has them.
 
     generated, faces: generated faces, and all of the data: uint8 (N, H, W, C) and (M, H, W, C).
     training, held_out: indices of training faces, and of N held-out faces.
@@ -43,19 +46,19 @@ def measure(generated: np.ndarray, faces: np.ndarray, training: np.ndarray, held
     real = faces[held_out]
     noise = np.random.default_rng(0).integers(0, 256, real.shape, np.uint8)
     columns = {'drawn': generated, 'real': real, 'noise': noise}
-    neighbours = {column: metrics.nearest(images, faces, training) for column, images in columns.items()}
+    neighbours = {column: nearest(images, faces, training) for column, images in columns.items()}
     near = np.quantile(neighbours['real'][1], NEAR)
     real_features = features.extract(real)[0]
     measures: dict[str, dict[str, float]] = {}
     for column, images in columns.items():
-        compared = faces[metrics.subset(training, len(real))] if column == 'real' else images
-        values = {f'SWD x1000, {level}': distance for level, distance in metrics.swd(compared, real).items()}
+        compared = faces[subset(training, len(real))] if column == 'real' else images
+        values = {f'SWD x1000, {level}': distance for level, distance in swd(compared, real).items()}
         distances, known = neighbours[column][1], features.extract(compared)[0]
         values |= {
             'Fréchet distance of face features': features.frechet_distance(known, real_features),
             'precision, %': 100 * features.coverage(known, real_features),
             'recall, %': 100 * features.coverage(real_features, known),
-            'MS-SSIM of pairs': metrics.mean_ms_ssim(images),
+            'MS-SSIM of pairs': mean_ms_ssim(images),
             'distance to a training face, 5 %': float(np.quantile(distances, 0.05)),
             'distance to a training face, median': float(np.quantile(distances, 0.5)),
             f'nearer than {NEAR:.0%} of real faces, %': 100 * float(np.mean(distances < near)),
@@ -144,7 +147,7 @@ def evaluate(args: Namespace, out: Path) -> None:
     elif held_out_then != settings['hold_out']:
         share = 'all' if held_out_then == 'none' else 'most'
         print(f'Warning: this run was trained on {share} of the faces that it is compared with here', file=sys.stderr)
-    held_out = metrics.subset(dataset.held_out, MAX_FACES)
+    held_out = subset(dataset.held_out, MAX_FACES)
     generated = np.concatenate(list(draw_faces(checkpoint.prefix, len(held_out), args.seed, args.truncate)))
     print(
         f'{checkpoint.prefix}\nData: {dataset}\nFaces: {len(generated)} drawn, and compared with as many held-out ones'

@@ -24,12 +24,12 @@ import numpy as np
 import helper
 from common import cli
 from common.files import replacing
+from export.formats import FORMATS, export_generator
+from export.page import export_page
 from sampling import directions
-from sampling.attributes import set_attribute
-from sampling.formats import FORMATS, export_generator
+from sampling.conditions import set_attribute
 from sampling.generator import PRETRAINED_BY_SIZE, Generator, restored_generator
 from sampling.latents import STEPS_PER_LEG, interpolate, load_latents, sample_latents
-from sampling.page import export_page
 from sampling.pictures import enlarge, label, save_gif, side_by_side
 from sampling.projection import CANDIDATES, project
 from systems import System

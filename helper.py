@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from dataset import prepared
-from dataset.attributes import CELEB_A_TABLE
 from dataset.download import download
 from dataset.images import ImageSource, crop_and_resize, open_image
+from dataset.labels import CELEB_A_TABLE
 from dataset.split import HOLD_OUTS, split
 
 CELEB_A = 'img_align_celeba.zip'

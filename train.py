@@ -23,6 +23,7 @@ import numpy as np
 
 import dcgan
 from common import cli, files
+from config.settings import list_systems, parse_arguments, system_of
 from distributed.cluster import from_environment
 from distributed.launch import is_launcher, launch
 from graph.replica import Replica
@@ -30,12 +31,11 @@ from graph.session import devices, enable_determinism, gpu_memory, has_fast_bflo
 from graph.steps import MIN_COMPILED, StoredFaces
 from helper import get_batch, images_square_grid, to_uint8
 from rundir import checkpoints
-from rundir.initial import initial_values
-from rundir.settings import list_systems, parse_arguments, system_of
+from rundir.transfer import initial_values
 from sampling.latents import sample_latents
+from training.curves import training_gif
+from training.log import Recorder
 from training.monitor import Evaluator, FailureMonitor
-from training.pictures import training_gif
-from training.recorder import Recorder
 from training.run import Run, prepare_data, start_run
 
 MAX_STEPS_PER_CALL = 100  # on a GPU

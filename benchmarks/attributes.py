@@ -24,10 +24,10 @@ from common import cli  # noqa: E402
 from graph.augment import flip  # noqa: E402
 from graph.layers import network  # noqa: E402
 from graph.session import open_session, tf  # noqa: E402
+from metrics.swd import chunks  # noqa: E402
 from rundir import checkpoints  # noqa: E402
-from rundir.directory import read_run, system_of_run  # noqa: E402
+from rundir.run_json import read_run, system_of_run  # noqa: E402
 from sampling.generator import draw_faces  # noqa: E402
-from sampling.metrics import chunks  # noqa: E402
 from systems import Layer  # noqa: E402
 from training.run import choose_hold_out, load_dataset  # noqa: E402
 

@@ -28,8 +28,10 @@ sys.path.insert(0, str(ROOT))
 
 import evaluate  # noqa: E402
 from common import cli  # noqa: E402
-from rundir.directory import read_run  # noqa: E402
-from sampling import features, metrics  # noqa: E402
+from metrics import features  # noqa: E402
+from metrics.ms_ssim import mean_ms_ssim  # noqa: E402
+from metrics.swd import subset, swd  # noqa: E402
+from rundir.run_json import read_run  # noqa: E402
 from sampling.generator import draw_faces  # noqa: E402
 from training.run import choose_hold_out, load_dataset  # noqa: E402
 
@@ -134,23 +136,23 @@ def report(args, folder: Path):
     """Print a table for each time of how far the faces that each variant draws are from real ones, seed by seed."""
     dataset = load_dataset(read_run(run_dir(args, folder, '', args.seeds[0], args.minutes[0]))['settings'])
     faces = dataset.faces
-    unseen = faces[metrics.subset(dataset.held_out, evaluate.MAX_FACES)]
+    unseen = faces[subset(dataset.held_out, evaluate.MAX_FACES)]
     unseen_features = features.extract(unseen)[0]
 
     def cells(images):
         known = features.extract(images)[0]
         return [
-            *metrics.swd(images, unseen).values(),
+            *swd(images, unseen).values(),
             features.frechet_distance(known, unseen_features),
             100 * features.coverage(known, unseen_features),
             100 * features.coverage(unseen_features, known),
-            metrics.mean_ms_ssim(images),
+            mean_ms_ssim(images),
         ]
 
-    levels = [f'SWD x1000, {level}' for level in metrics.swd(unseen[:1], unseen[:1])]
+    levels = [f'SWD x1000, {level}' for level in swd(unseen[:1], unseen[:1])]
     head = ['', 'steps', *levels, 'Fréchet distance', 'precision, %', 'recall, %', 'MS-SSIM']
     formats = ['{:,}', *['{:.1f}' for _ in levels], '{:.2f}', '{:.0f}', '{:.0f}', '{:.3f}']
-    real = cells(faces[metrics.subset(dataset.training, len(unseen))])
+    real = cells(faces[subset(dataset.training, len(unseen))])
     for minutes in args.minutes:
         print(f'\n{minutes:g} minutes of processor time:\n')
         print('|'.join(['', *head, '']) + '\n|' + ' --- |' * len(head))

@@ -18,10 +18,10 @@ sys.path.insert(0, str(ROOT))
 
 from common.cli import progress  # noqa: E402
 from common.files import replacing  # noqa: E402
-from dataset.attributes import read_rows  # noqa: E402
+from config.settings import choose_settings, parse_arguments  # noqa: E402
+from dataset.labels import read_rows  # noqa: E402
 from graph.session import open_session, tf  # noqa: E402
-from rundir.settings import choose_settings, parse_arguments  # noqa: E402
-from sampling.features import extract, face_features  # noqa: E402
+from metrics.features import extract, face_features  # noqa: E402
 from training.run import choose_hold_out, load_dataset  # noqa: E402
 
 BATCH, STATISTICS_BATCH = 64, 2048

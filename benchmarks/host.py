@@ -31,9 +31,9 @@ from speed import spread  # noqa: E402
 import helper  # noqa: E402
 import train  # noqa: E402
 from common import cli  # noqa: E402
+from config.settings import choose_settings, parse_arguments, system_of  # noqa: E402
 from graph.replica import Replica  # noqa: E402
-from rundir.settings import choose_settings, parse_arguments, system_of  # noqa: E402
-from training.recorder import Recorder  # noqa: E402
+from training.log import Recorder  # noqa: E402
 from training.run import Run  # noqa: E402
 
 IMAGES = 4096

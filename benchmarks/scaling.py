@@ -29,9 +29,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'benchmarks')]
 from speed import machine, spread, step_operations  # noqa: E402
 
 import train  # noqa: E402
+from config.settings import choose_settings, parse_arguments, system_of  # noqa: E402
 from graph.replica import Replica  # noqa: E402
 from graph.session import tf  # noqa: E402
-from rundir.settings import choose_settings, parse_arguments, system_of  # noqa: E402
 
 WARM_UP = 4  # steps that are not counted
 # What the calculation assumes: a GPU computes such layers at a fifth of an A100's 312 TFLOP/s in bf16; bandwidths are

@@ -18,9 +18,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import train
+from config.settings import choose_settings, parse_arguments
 from graph.replica import Replica
 from helper import Dataset
-from rundir.settings import choose_settings, parse_arguments
 from training.run import Run
 
 WIDTH = 0.02  # of all layers: a few channels

@@ -38,11 +38,11 @@ import published as recipe  # noqa: E402
 import helper  # noqa: E402
 import train  # noqa: E402
 from common import cli, files  # noqa: E402
+from config.settings import choose_settings, parse_arguments  # noqa: E402
+from config.sizes import resized  # noqa: E402
 from dataset.prepared import save_prepared  # noqa: E402
 from graph.replica import Replica  # noqa: E402
 from graph.session import open_session, tf  # noqa: E402
-from rundir.settings import choose_settings, parse_arguments  # noqa: E402
-from rundir.sizes import resized  # noqa: E402
 from sampling.generator import PRETRAINED, draw_faces  # noqa: E402
 from systems import PRECISIONS, SYSTEMS, System  # noqa: E402
 from training.run import Run  # noqa: E402

@@ -1,1 +1,1 @@
-"""The directory of a training run: its settings, `run.json`, checkpoints."""
+"""The directory of a training run: run.json, checkpoints, weights of another run."""

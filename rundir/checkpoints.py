@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import cli
+from config.settings import NEWEST
 from graph.session import tf
-from rundir.settings import NEWEST
 
 MAX_STEP_CHECKPOINTS = 3
 

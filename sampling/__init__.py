@@ -1,1 +1,1 @@
-"""Faces from a trained generator: latents, drawing, the demo data set, pictures of faces, metrics."""
+"""Drawing faces: latents, conditions, restored generators, projection, directions, the demo data set."""

@@ -1,30 +1,26 @@
-"""Trained generators: restored from a checkpoint, drawn from; the demo data set."""
+"""Trained generators: restored from a checkpoint, drawn from."""
 
 import contextlib
-import hashlib
 import itertools
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
 
 import dcgan
 import helper
 from common.cli import UserError, progress
-from dataset.prepared import open_prepared, save_prepared, size_of
 from graph.layers import BATCH_NORM_EPSILON
 from graph.session import open_session, tf
 from rundir import checkpoints
-from rundir.directory import read_run, system_of_run
-from sampling.attributes import ask
+from rundir.run_json import read_run, system_of_run
+from sampling.conditions import ask
 from sampling.latents import sample_latents
 from systems import System
 
 PRETRAINED = Path(__file__).parent.parent / 'pretrained'
 PRETRAINED_BY_SIZE = {28: PRETRAINED, 64: PRETRAINED / '64'}  # by the side of the faces, pixels
-DEMO_FACES = 8192
 PIXELS_AT_ONCE = 64 * 28 * 28  # per run of the session: the layers of a 128x128 network are large
 
 
@@ -61,7 +57,7 @@ def draw(session, z, images, latents):
 def restored_generator(checkpoint: Path, wanted: dict[str, bool] | None = None):
     """Yield the Generator of a run directory or checkpoint, with averaged weights if it has them. Raises UserError.
 
-    wanted: the attributes that its faces are to have, or not to have; see `sampling.attributes.ask`.
+    wanted: the attributes that its faces are to have, or not to have; see `sampling.conditions.ask`.
     """
     run_dir, (_, prefix) = checkpoints.find(checkpoint)
     system = system_of_run(read_run(run_dir))._replace(precision='fp32')  # whatever it was trained in
@@ -115,28 +111,3 @@ def draw_faces(checkpoint: Path, count: int, seed: int, truncate: float = 1.0, w
     with restored_generator(checkpoint, wanted) as generator:
         rng = np.random.default_rng(seed)
         yield from generator.draw((sample_latents(generator.system, rng, 1, truncate)[0] for _ in range(count)), count)
-
-
-def demo_size(height: int, width: int) -> int:
-    """The side, in pixels, of the pretrained faces of which demo faces of this size are made."""
-    return next((size for size in PRETRAINED_BY_SIZE if max(height, width) <= size), max(PRETRAINED_BY_SIZE))
-
-
-def load_demo(cache_dir: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """The demo data set, uint8 (DEMO_FACES, *shape), memory-mapped, for a training without a download.
-
-    A pretrained generator draws it the first time, the smallest whose faces need not be enlarged. They are cropped and
-    resized to `shape`, (height, width, channels); none is a photograph. The result is kept in `cache_dir`, in a file
-    named after the generator's weights. Raises OSError.
-    """
-    height, width, channels = shape
-    generator = PRETRAINED_BY_SIZE[demo_size(height, width)]
-    weights = b''.join(path.read_bytes() for path in checkpoints.find(generator)[1].files())
-    kind = size_of(shape) if channels == 3 else f'{size_of(shape)}-grey'
-    path = cache_dir / f'demo-{DEMO_FACES}-{kind}-{hashlib.blake2b(weights, digest_size=8).hexdigest()}.npy'
-    if (prepared := open_prepared(path, shape)) is not None:
-        return prepared
-    faces = itertools.chain.from_iterable(draw_faces(generator, DEMO_FACES, seed=0))
-    resized = (ImageOps.fit(Image.fromarray(face), (width, height), Image.Resampling.BICUBIC) for face in faces)
-    blocks = (np.asarray(face if channels == 3 else face.convert('L')).reshape(1, *shape) for face in resized)
-    return save_prepared(path, shape, blocks)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import UserError
-from sampling.attributes import sample_condition
+from sampling.conditions import sample_condition
 from systems import System
 
 STEPS_PER_LEG = 10  # of an interpolation: from one latent to just before the next

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from common import cli
+from config.settings import choose_settings, parse_arguments, system_of
 from graph.session import tf
 from helper import Dataset
-from rundir.settings import choose_settings, parse_arguments, system_of
 from training.run import Run
 
 ROOT = Path(__file__).parent.parent

@@ -11,9 +11,9 @@ import evaluate
 import helper
 import train
 from common import cli
+from config.settings import parse_arguments
 from graph.replica import Replica
-from rundir.directory import read_run
-from rundir.settings import parse_arguments
+from rundir.run_json import read_run
 from sampling.generator import draw_faces, restored_generator
 from sampling.pictures import LABEL_HEIGHT
 from training import run as module

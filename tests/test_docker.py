@@ -43,7 +43,7 @@ def build_image(app: Path):
             target = app / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(path, target, ignore=ignore) if path.is_dir() else shutil.copy(path, target)
-    code = app / 'sampling' / 'generator.py'
+    code = app / 'sampling' / 'demo.py'
     code.write_text(re.sub('^DEMO_FACES = .*', 'DEMO_FACES = 40', code.read_text(), flags=re.MULTILINE))
     _, _, steps = instruction('RUN').partition('&&')  # after useradd
     subprocess.run(['sh', '-ec', steps], cwd=app, check=True)

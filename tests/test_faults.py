@@ -16,8 +16,8 @@ import evaluate
 import generate
 import train
 from common import cli
+from config.settings import OVERRIDES, flag
 from graph.session import tf
-from rundir.settings import OVERRIDES, flag
 from sampling.generator import draw_faces
 
 
@@ -49,7 +49,7 @@ cli.run(train.main)
 KILLED_BETWEEN_CHECKPOINTS = """
 import os, signal, train
 from common import cli
-from training.recorder import Recorder
+from training.log import Recorder
 
 def add_steps(self, step, *args):
     original(self, step, *args)
@@ -119,10 +119,10 @@ EVERY_COMMAND = """
 import os, pathlib, sys
 import evaluate, generate, train
 from common import cli
-from rundir import directory
+from rundir import run_json
 
 def main():
-    directory.lock = lambda run_dir: None  # this process trains twice there
+    run_json.lock = lambda run_dir: None  # this process trains twice there
     os.chdir(sys.argv[1])
     run, data = pathlib.Path('run').absolute(), pathlib.Path('pictures.zip').absolute()
     new = '--width', '0.0625', '--batch-size', '8', '--data-dir', 'data', '--data'

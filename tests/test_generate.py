@@ -9,7 +9,8 @@ from PIL import Image, ImageSequence
 import generate
 import helper
 from common.cli import UserError
-from sampling import generator, page, projection
+from export import page
+from sampling import generator, projection
 from sampling.generator import PRETRAINED, draw_faces, restored_generator
 from sampling.latents import STEPS_PER_LEG, sample_latents
 from sampling.pictures import LABEL_HEIGHT

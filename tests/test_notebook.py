@@ -17,8 +17,8 @@ SECTIONS = [
     'A walk from face to face', 'Where to go on',
 ]  # fmt: skip
 FEW_STEPS = """
-from sampling import generator
-generator.DEMO_FACES = 50
+from sampling import demo
+demo.DEMO_FACES = 50
 FLAGS = ['--data', 'demo', '--steps', '4', '--sample-every', '2', '--width', '0.0625']
 """
 

@@ -10,8 +10,8 @@ import subprocess
 import pytest
 from conftest import ROOT
 
+from config.settings import parse_arguments
 from distributed.cluster import from_environment
-from rundir.settings import parse_arguments
 
 SLURM = ROOT / 'docs' / 'slurm.sh'
 KUBERNETES = (ROOT / 'docs' / 'kubernetes.yaml').read_text()

@@ -8,11 +8,11 @@ from conftest import NARROW, chosen, run_command
 
 import dcgan
 import train
+from config.settings import flag
 from graph.layers import network
 from graph.replica import Replica
 from graph.session import open_session, tf
 from helper import get_batch
-from rundir.settings import flag
 from sampling.generator import draw_faces
 from sampling.latents import sample_latents
 from systems import SYSTEMS, System

@@ -28,20 +28,20 @@ from conftest import (
     read_log,
     run_command,
 )
+from metrics.images import swd
 from PIL import Image
 
 import graph.steps
 import train
 from common import cli
+from config.settings import parse_arguments, system_of
 from graph.replica import Replica
 from graph.session import open_session, tf
 from helper import Dataset, get_batch
 from rundir.checkpoints import best_distance, find, find_best, find_grids, find_later_files
-from rundir.directory import read_run
-from rundir.settings import parse_arguments, system_of
+from rundir.run_json import read_run
 from sampling.generator import PRETRAINED, restored_generator
 from sampling.latents import sample_latents
-from sampling.metrics import swd
 from systems import SYSTEMS
 from training.monitor import Evaluator
 from training.run import LOG_COLUMNS, Run, load_dataset

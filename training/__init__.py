@@ -1,1 +1,1 @@
-"""What a run shows and keeps while it trains."""
+"""Logging, evaluation and failure detection during training."""

@@ -5,12 +5,12 @@ from functools import cached_property
 
 import numpy as np
 
+from metrics.swd import subset, swd
 from rundir.checkpoints import advice_to_go_back, best_distance
 from sampling.generator import draw
 from sampling.latents import sample_latents
-from sampling.metrics import subset, swd
 from systems import System
-from training.recorder import Recorder
+from training.log import Recorder
 from training.run import Run
 
 MAX_FACES = 1024  # that are drawn, and compared with as many held-out ones

@@ -16,14 +16,14 @@ import numpy as np
 
 import helper
 from common import cli, files
-from dataset import DataError, attributes
+from config.settings import NEWEST, PATHS, choose_settings, system_of
+from dataset import DataError, labels
 from dataset.split import IDENTITIES, load_people
 from distributed.cluster import shard_size
 from graph.replica import Replica
-from rundir import checkpoints, directory
+from rundir import checkpoints, run_json
 from rundir.checkpoints import Checkpoint
-from rundir.settings import NEWEST, PATHS, choose_settings, system_of
-from sampling.generator import demo_size, load_demo
+from sampling.demo import demo_size, load_demo
 from systems import System
 
 RUNS = Path('runs')  # where runs get directories of their own
@@ -35,7 +35,7 @@ LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_
 class Run:
     """A training run.
 
-    settings: see `rundir.settings.choose_settings`. checkpoint: where it goes on, None for a new run.
+    settings: see `config.settings.choose_settings`. checkpoint: where it goes on, None for a new run.
     directory: only the chief has one that can be written to. preview: show samples in the terminal.
     """
 
@@ -51,7 +51,7 @@ class Run:
         if not system.attributes:
             return system
         conditions = self.dataset.conditions[self.dataset.training]
-        return system._replace(combinations=attributes.combinations(conditions))
+        return system._replace(combinations=labels.combinations(conditions))
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -103,7 +103,7 @@ class Run:
         step = self.checkpoint.step if self.checkpoint else 0
         for folder in ('checkpoints', 'samples'):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
-        directory.write_run(
+        run_json.write_run(
             self.directory, self.settings, len(self.dataset.faces), self.dataset.digest, self.system.combinations
         )
         checkpoints.delete_unfinished(self.directory)
@@ -147,7 +147,7 @@ def load_dataset(settings: dict, sources: list[str] | None = None) -> helper.Dat
     faces = helper.load_faces(*prepared)
     names = helper.load_names(*prepared) if hold_out == 'people' or values is not None else []
     people = load_people(identity_table(settings), names) if hold_out == 'people' else None
-    conditions = attributes.look_up(values, names) if values is not None else None
+    conditions = labels.look_up(values, names) if values is not None else None
     return helper.Dataset(faces, hold_out, people, conditions)
 
 
@@ -155,8 +155,8 @@ def load_attributes(settings: dict) -> dict[str, list[int]]:
     """The attributes of each image, from the table that is named or found, or else downloaded. Raises DataError."""
     source, table = source_of(settings), settings['attribute_table']
     if settings['data'] == 'celeba':
-        table = table or attributes.find_table(source) or helper.download_attributes(settings['data_dir'])
-    return attributes.load_attributes(source, settings['attributes'], Path(table) if table else None)
+        table = table or labels.find_table(source) or helper.download_attributes(settings['data_dir'])
+    return labels.load_attributes(source, settings['attributes'], Path(table) if table else None)
 
 
 def source_of(settings: dict) -> Path:
@@ -197,7 +197,7 @@ def find_settings(args: Namespace, several: bool) -> tuple[dict, dict]:
     resumes = args.resume and (exists or not several or args.resume != NEWEST)
     if exists and not resumes:
         raise cli.UserError(f'{args.run_dir} is not empty: add --resume to go on, or name another --run-dir')
-    saved = directory.read_run(args.run_dir) if resumes else {}
+    saved = run_json.read_run(args.run_dir) if resumes else {}
     settings = choose_settings(args, saved.get('settings'))
     if settings['hold_out'] is None:  # the article trains on all images: some are held out where they are needed
         settings['hold_out'] = choose_hold_out(settings) if settings['evaluate_every'] else 'none'
@@ -232,7 +232,7 @@ def start_run(args: Namespace, replica: Replica) -> Run:
     if replica.is_chief:
         settings, saved = find_settings(args, replica.count > 1)
         if saved:
-            directory.lock(args.run_dir)
+            run_json.lock(args.run_dir)
             checkpoint = checkpoints.find_to_resume(args.run_dir, args.resume)
     settings = replica.broadcast(settings)
     if not replica.is_chief:  # its data may be in another place
@@ -250,7 +250,7 @@ def start_run(args: Namespace, replica: Replica) -> Run:
         if not saved:
             note_enlarged(settings)
             run.directory.mkdir(parents=True, exist_ok=True)
-            directory.lock(run.directory)
+            run_json.lock(run.directory)
             if files.has_files(run.directory):
                 raise cli.UserError(f'{run.directory} is not empty any more: another process has begun a run there')
     return run

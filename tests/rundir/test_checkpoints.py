@@ -6,10 +6,10 @@ import pytest
 from conftest import ROOT, cut, flip_bit
 
 from common import cli
+from config.settings import NEWEST
 from graph.session import tf
 from rundir import checkpoints
 from rundir.checkpoints import Checkpoint
-from rundir.settings import NEWEST
 
 FOLDERS = 'checkpoints', 'samples'
 

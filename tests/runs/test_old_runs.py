@@ -15,8 +15,8 @@ import pytest
 from conftest import run_command
 from PIL import Image
 
-from rundir.directory import FORMAT, read_run
-from rundir.settings import ADDED
+from config.settings import ADDED
+from rundir.run_json import FORMAT, read_run
 from sampling.generator import draw_faces
 
 RUNS = Path(__file__).parent

@@ -12,11 +12,11 @@ from conftest import NARROW, chosen, new_run
 from PIL import Image
 
 from common import cli
+from config.settings import parse_arguments
 from graph.replica import Replica
 from helper import Dataset
 from rundir.checkpoints import Checkpoint
-from rundir.directory import read_run
-from rundir.settings import parse_arguments
+from rundir.run_json import read_run
 from training import run as module
 from training.run import LOG_COLUMNS, find_settings, load_dataset, note_enlarged, prepare_data, start_run
 

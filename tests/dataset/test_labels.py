@@ -8,7 +8,7 @@ from conftest import encode
 from dataset_helpers import write_archive
 
 from dataset import DataError
-from dataset.attributes import MAX_COMBINATIONS, combinations, find_table, load_attributes, look_up, read_table
+from dataset.labels import MAX_COMBINATIONS, combinations, find_table, load_attributes, look_up, read_table
 
 OFFICIAL = '2\r\nBald Smiling Young \r\n000001.jpg -1  1  1\r\n000002.jpg -1 -1  1\r\n'
 EXPECTED = {'000001.jpg': [1, -1], '000002.jpg': [-1, -1]}

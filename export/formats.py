@@ -11,10 +11,10 @@ from pathlib import Path
 
 from common.cli import UserError, new_folder
 from common.lazy import LazyModule
+from config.settings import PATHS
 from graph.session import quiet_stderr, tensorflow, tf
 from rundir import checkpoints
-from rundir.directory import read_run
-from rundir.settings import PATHS
+from rundir.run_json import read_run
 from sampling.generator import Generator, restored_generator
 
 LATENTS, FACES = 'latents', 'faces'  # the names of the input and of the output in other formats than ours

@@ -7,8 +7,8 @@ from conftest import log, new_run, read_events, read_log
 from PIL import Image
 
 from graph.session import tf
-from training.pictures import MAX_POINTS
-from training.recorder import Histogram, Recorder, summary
+from training.curves import MAX_POINTS
+from training.log import Histogram, Recorder, summary
 from training.run import LOG_COLUMNS
 
 RNG = np.random.default_rng(0)

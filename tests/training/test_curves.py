@@ -10,7 +10,7 @@ from PIL import Image
 
 from common import cli
 from rundir.checkpoints import find_grids
-from training.pictures import MAX_POINTS, Curve, half_blocks, plot_losses, preview, training_gif
+from training.curves import MAX_POINTS, Curve, half_blocks, plot_losses, preview, training_gif
 
 RNG = np.random.default_rng(0)
 

@@ -19,12 +19,12 @@ from PIL import Image
 
 import dcgan
 from common.cli import UserError
+from config.settings import widened
+from config.sizes import resized
+from export.page import TEMPLATE, export_page, generator_data, to_float16, write_page
 from graph.session import open_session, tf
-from rundir.settings import widened
-from rundir.sizes import resized
 from sampling.generator import PRETRAINED, Generator, draw_faces
 from sampling.latents import interpolate, sample_latents
-from sampling.page import TEMPLATE, export_page, generator_data, to_float16, write_page
 from systems import SYSTEMS, Layer
 
 BROWSERS = 'chromium', 'chromium-browser', 'google-chrome'

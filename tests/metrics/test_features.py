@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sampling.features import NEIGHBOURS, WEIGHTS, coverage, extract, frechet_distance
+from metrics.features import NEIGHBOURS, WEIGHTS, coverage, extract, frechet_distance
 from sampling.generator import PRETRAINED, draw_faces
 
 

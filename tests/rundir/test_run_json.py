@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT, assert_one_line, chosen, run_command
 
 from common import cli
-from rundir import directory
-from rundir.directory import FORMAT, read_run, write_run
+from rundir import run_json
+from rundir.run_json import FORMAT, read_run, write_run
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -76,8 +76,8 @@ def test_a_run_in_a_newer_format_is_refused_in_one_line(copy, tmp_path, script):
 def test_a_run_directory_is_in_use_until_its_process_dies(tmp_path):
     code = (
         'import pathlib, sys, time\n'
-        'from rundir import directory\n'
-        'directory.lock(pathlib.Path(sys.argv[1]))\n'
+        'from rundir import run_json\n'
+        'run_json.lock(pathlib.Path(sys.argv[1]))\n'
         'print(flush=True)\n'
         'time.sleep(600)\n'
     )
@@ -85,12 +85,12 @@ def test_a_run_directory_is_in_use_until_its_process_dies(tmp_path):
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         with pytest.raises(cli.UserError, match=f'{tmp_path} is in use'):
-            directory.lock(tmp_path)
+            run_json.lock(tmp_path)
         process.kill()
-    directory.lock(tmp_path)
+    run_json.lock(tmp_path)
 
 
 def test_without_locks_a_directory_is_used_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(directory.files, 'fcntl', None)
-    directory.lock(tmp_path)
-    directory.lock(tmp_path)
+    monkeypatch.setattr(run_json.files, 'fcntl', None)
+    run_json.lock(tmp_path)
+    run_json.lock(tmp_path)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from common.cli import UserError
-from sampling.attributes import ask, sample_condition, set_attribute
+from sampling.conditions import ask, sample_condition, set_attribute
 from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
 from systems import SYSTEMS
 

@@ -5,9 +5,8 @@ import pytest
 from conftest import chosen
 
 from common import cli
-from rundir import settings as module
-from rundir.directory import read_run
-from rundir.settings import (
+from config import settings as module
+from config.settings import (
     ADDED,
     DEFAULTS,
     FIXED,
@@ -20,6 +19,7 @@ from rundir.settings import (
     parse_arguments,
     system_of,
 )
+from rundir.run_json import read_run
 from sampling.generator import PRETRAINED
 from systems import SYSTEMS, System
 

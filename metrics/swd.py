@@ -1,19 +1,15 @@
-"""Measures of images, uint8 (N, H, W, C): how good and how varied they are, and whether they are copies."""
+"""The sliced Wasserstein distance of two sets of images, uint8 (N, H, W, C), and the pyramids it is computed on."""
 
 import itertools
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from graph.session import open_session, tf
-
 # The sliced Wasserstein distance, as Karras et al. published it.
 BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16  # filter of the pyramid
 MIN_SIDE = 14  # of a pyramid level, pixels; they have 16, which ends the pyramids of 2^n pixels at the same level
 PATCH_SIDE, PATCHES = 7, 128  # pixels; per image and level
 DIRECTIONS, DIRECTIONS_AT_ONCE = 512, 64  # theirs: 4 times 128
-SCALE_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])  # of MS-SSIM, as published, the finest first
-WINDOW_SIDE = 11  # of MS-SSIM
 PIXELS_AT_ONCE = 1 << 20
 
 
@@ -103,49 +99,3 @@ def swd(generated: np.ndarray, real: np.ndarray, seed: int = 0) -> dict[str, flo
         a, b = (descriptors(images[:count], level, corners) for images in (generated, real))
         distances[f'{height}x{width}'] = 1000 * sliced_wasserstein(a, b, rng)
     return distances
-
-
-def ms_ssim(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The multi-scale structural similarity of each pair of images, float32 (N,): from 0 to 1, which means equal.
-
-    Wang et al., 2003, on those of the five scales that are at least as large as the window, which are two for 28x28,
-    with their weights divided by the sum. The mean of the channels.
-    """
-    weights = SCALE_WEIGHTS[[min(left.shape[1:3]) >> scale >= WINDOW_SIDE for scale in range(len(SCALE_WEIGHTS))]]
-    with tf.Graph().as_default(), open_session() as session:
-        x, y = (tf.placeholder(tf.uint8, [None, *left.shape[1:]]) for _ in range(2))
-        similarity = tf.image.ssim_multiscale(x, y, 255, weights / weights.sum(), filter_size=WINDOW_SIDE)
-        values = [session.run(similarity, {x: left[chunk], y: right[chunk]}) for chunk in chunks(*left.shape[:3])]
-    return np.concatenate(values)
-
-
-def mean_ms_ssim(images: np.ndarray, seed: int = 0) -> float:
-    """The mean MS-SSIM of random pairs of images (at least 2): lower means more varied (Odena et al., 2017)."""
-    order = np.random.default_rng(seed).permutation(len(images))  # each image is in two pairs
-    return float(ms_ssim(images[order], images[np.roll(order, 1)]).mean())
-
-
-def coarse_vectors(images: np.ndarray) -> np.ndarray:
-    """The last level of the Gaussian pyramid of each image, 14x14 or 16x16, as a vector: float32 (N, d)."""
-    levels = [gaussian_pyramid(images[chunk])[-1] for chunk in chunks(*images.shape[:3])]
-    return np.concatenate(levels).reshape(len(images), -1)
-
-
-def nearest(images: np.ndarray, faces: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest face to each of `images`: its index in `faces`, (N,), and its distance, (N,).
-
-    faces: uint8 (M, H, W, C), which may be memory-mapped. candidates: the indices of the faces to choose from.
-    The distance is the root mean square difference, on a scale of 0..255, of images blurred and reduced to 14 or 16
-    pixels: fine detail, which is never copied exactly, does not count.
-    """
-    vectors = coarse_vectors(images)
-    indices, min_scores = np.zeros(len(images), int), np.full(len(images), np.inf)
-    for chunk in chunks(len(candidates), *images.shape[1:3]):
-        others = coarse_vectors(faces[candidates[chunk]])
-        # |x - y|^2 = |x|^2 + |y|^2 - 2xy, where |x|^2 is the same for all y.
-        scores = np.square(others).sum(axis=1) - 2 * vectors @ others.T
-        closer = scores.min(axis=1) < min_scores
-        indices[closer] = candidates[chunk][scores[closer].argmin(axis=1)]
-        min_scores = np.minimum(min_scores, scores.min(axis=1))
-    # Scores have rounding errors. The distance itself is computed exactly, so that of a copy is 0.
-    return indices, np.sqrt(np.square(vectors - coarse_vectors(faces[indices])).mean(axis=1))

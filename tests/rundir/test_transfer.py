@@ -10,7 +10,7 @@ from common import cli
 from graph.replica import Replica
 from graph.session import open_session, tf
 from rundir import checkpoints
-from rundir.initial import initial_values
+from rundir.transfer import initial_values
 from sampling.generator import PRETRAINED
 
 WIDTH = '--width 0.05'

@@ -8,8 +8,8 @@ from conftest import chosen
 
 import dcgan
 from common import cli
+from config.sizes import image_size, resized
 from graph.session import open_session, tf
-from rundir.sizes import image_size, resized
 from systems import SYSTEMS
 
 

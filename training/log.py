@@ -15,7 +15,7 @@ from common.cli import progress
 from graph.session import tf
 from helper import images_square_grid
 from sampling.pictures import side_by_side
-from training.pictures import Curve, plot_losses, preview
+from training.curves import Curve, plot_losses, preview
 from training.run import LOG_COLUMNS, Run
 
 HISTOGRAM_BINS = 50
@@ -123,7 +123,7 @@ class Recorder(contextlib.ExitStack):
         self.bar.update(count)
 
     def add_distances(self, step: int, distances: dict[str, float]) -> None:
-        """Record the distances to held-out faces, by the size of the level; see `sampling.metrics.swd`."""
+        """Record the distances to held-out faces, by the size of the level; see `metrics.images.swd`."""
         scalars = {f'quality/SWD x1000, {level}': distance for level, distance in distances.items()}
         self.add_event(step=step, summary=summary(scalars))
 

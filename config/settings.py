@@ -7,9 +7,9 @@ from argparse import BooleanOptionalAction, Namespace
 from pathlib import Path
 
 from common import cli
+from config.sizes import image_size, resized
 from dataset.split import HOLD_OUTS
 from graph.session import has_fast_bfloat16
-from rundir.sizes import image_size, resized
 from systems import (
     AUGMENTS,
     CHANNELS,

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from common import cli, files
+from config.settings import ADDED, PATHS, check_settings, system_of
 from graph.session import tf
-from rundir.settings import ADDED, PATHS, check_settings, system_of
 from systems import System
 
 # Of run.json. 1 had no such number. Up to 2, `recommended` had the networks of `oreilly`; the other values of a system

@@ -13,13 +13,13 @@ from PIL import Image
 import dcgan
 from common.cli import UserError
 from common.lazy import LazyModule
+from config.settings import ADDED
+from export import formats
+from export.formats import export_generator
 from graph.session import open_session, tensorflow, tf
 from helper import to_uint8
 from rundir import checkpoints
-from rundir.directory import write_run
-from rundir.settings import ADDED
-from sampling import formats
-from sampling.formats import export_generator
+from rundir.run_json import write_run
 from sampling.generator import PRETRAINED, draw_faces, restored_generator
 from sampling.latents import sample_latents
 

@@ -1,0 +1,1 @@
+"""The settings of a run: flags, ranges, defaults, and networks for other image sizes."""

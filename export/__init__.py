@@ -1,0 +1,1 @@
+"""A trained generator in formats of other programs."""

@@ -1,0 +1,1 @@
+"""Measures of generated faces: sliced Wasserstein distance, feature distance, MS-SSIM, copies."""
