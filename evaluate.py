@@ -24,7 +24,7 @@ from rundir import checkpoints
 from rundir.run_json import read_run
 from sampling.generator import PRETRAINED, draw_faces
 from sampling.pictures import LABEL_HEIGHT, label
-from training.run import choose_hold_out, load_dataset
+from training.data import choose_hold_out, load_dataset
 
 figure = LazyModule('matplotlib.figure')
 

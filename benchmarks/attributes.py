@@ -29,7 +29,7 @@ from rundir import checkpoints  # noqa: E402
 from rundir.run_json import read_run, system_of_run  # noqa: E402
 from sampling.generator import draw_faces  # noqa: E402
 from systems import Layer  # noqa: E402
-from training.run import choose_hold_out, load_dataset  # noqa: E402
+from training.data import choose_hold_out, load_dataset  # noqa: E402
 
 LAYERS = (
     Layer('conv2d', 32, kernel=3, stride=2),

@@ -33,7 +33,7 @@ from metrics.ms_ssim import mean_ms_ssim  # noqa: E402
 from metrics.swd import subset, swd  # noqa: E402
 from rundir.run_json import read_run  # noqa: E402
 from sampling.generator import draw_faces  # noqa: E402
-from training.run import choose_hold_out, load_dataset  # noqa: E402
+from training.data import choose_hold_out, load_dataset  # noqa: E402
 
 BASE = '--precision auto'
 VARIANTS = (

@@ -22,7 +22,7 @@ from config.settings import choose_settings, parse_arguments  # noqa: E402
 from dataset.labels import read_rows  # noqa: E402
 from graph.session import open_session, tf  # noqa: E402
 from metrics.features import extract, face_features  # noqa: E402
-from training.run import choose_hold_out, load_dataset  # noqa: E402
+from training.data import choose_hold_out, load_dataset  # noqa: E402
 
 BATCH, STATISTICS_BATCH = 64, 2048
 LEARNING_RATE = 2e-3  # at first; it falls linearly to 0

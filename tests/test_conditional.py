@@ -17,7 +17,8 @@ from rundir.run_json import read_run
 from sampling.generator import draw_faces, restored_generator
 from sampling.pictures import LABEL_HEIGHT
 from training import run as module
-from training.run import Run, find_settings, load_dataset, start_run
+from training.data import load_dataset
+from training.run import Run, find_settings, start_run
 
 CLASSES = ('blue', 'red')
 COLOURS = {'red': 0, 'blue': 2}  # the channel that is bright
@@ -77,7 +78,7 @@ def test_a_run_keeps_how_attributes_occur_together(conditional):
 
 
 def test_a_run_goes_on_with_the_same_attributes_only(conditional, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.directory, 'lock', lambda run_dir: None)  # this process resumes several times
+    monkeypatch.setattr(module.run_json, 'lock', lambda run_dir: None)  # this process resumes several times
 
     def resume(*flags):
         return start_run(

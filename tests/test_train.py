@@ -43,8 +43,9 @@ from rundir.run_json import read_run
 from sampling.generator import PRETRAINED, restored_generator
 from sampling.latents import sample_latents
 from systems import SYSTEMS
+from training.data import load_dataset
 from training.monitor import Evaluator
-from training.run import LOG_COLUMNS, Run, load_dataset
+from training.run import LOG_COLUMNS, Run
 
 FACES = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
 

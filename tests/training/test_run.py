@@ -18,7 +18,7 @@ from helper import Dataset
 from rundir.checkpoints import Checkpoint
 from rundir.run_json import read_run
 from training import run as module
-from training.run import LOG_COLUMNS, find_settings, load_dataset, note_enlarged, prepare_data, start_run
+from training.run import LOG_COLUMNS, find_settings, prepare_data, start_run
 
 FACES = np.arange(20 * 2 * 2 * 3, dtype=np.uint8).reshape(20, 2, 2, 3)  # 18 to train on
 
@@ -175,16 +175,6 @@ def test_a_directory_that_cannot_be_written_is_an_error_before_data_are_loaded(t
         prepare_data(args) if workers > 1 else start_run(args, Replica())
 
 
-def test_celeb_a_is_not_downloaded_where_it_could_not_be_prepared(tmp_path, monkeypatch):
-    def download(*_):
-        raise AssertionError('the archive was downloaded')
-
-    monkeypatch.setattr(module.helper, 'download_celeb_a', download)
-    (tmp_path / 'prepared').write_text('')
-    with pytest.raises(OSError, match=f'{tmp_path}/prepared'):
-        load_dataset(chosen(f'--data-dir {tmp_path} --hold-out none')[0])
-
-
 def test_several_workers_make_one_step_a_call(pictures):
     class Several(Replica):
         count = 2
@@ -196,13 +186,6 @@ def test_several_workers_make_one_step_a_call(pictures):
 def test_sources_are_for_celeb_a_only():
     with pytest.raises(cli.UserError, match='--sources'):
         find_settings(parse_arguments(['--data', 'pictures.zip', '--sources', 'http://127.0.0.1:1/x']), several=False)
-
-
-def test_the_demo_says_what_it_is(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(module, 'load_demo', lambda cache_dir, shape: [cache_dir, shape])
-    settings, _ = chosen(f'--data demo --data-dir {tmp_path} --system ranjan --hold-out none')
-    assert load_dataset(settings).faces == [tmp_path / 'prepared', (64, 64, 3)]
-    assert 'none is a photograph' in capsys.readouterr().out
 
 
 def test_images_are_held_out_only_where_something_compares_with_them(pictures):
@@ -322,24 +305,3 @@ def test_replicas_with_different_data_do_not_train(copy, pictures, tmp_path):
     settings = read_run(copy)['settings']
     with pytest.raises(cli.UserError, match='does not hold the faces that the chief has'):
         start('--data', pictures, '--data-dir', tmp_path, replica=Second(settings, 'another digest'))
-
-
-@pytest.mark.parametrize(
-    ('flags', 'note'),
-    [
-        ('--data demo', ''),
-        ('--data demo --image-size 64', ''),
-        ('--data demo --image-size 128', 'Note: the pictures are enlarged to 128x128; .* the first is only 64x64\n'),
-        ('--data {} --image-size 96', ''),
-        ('--data {} --image-size 128x112', 'Note: the pictures are enlarged to 128x112; .* the first is only 108x94\n'),
-    ],
-)
-def test_a_size_larger_than_the_pictures_is_noted(pictures, capsys, flags, note):
-    note_enlarged(chosen(flags.format(pictures))[0])
-    assert re.fullmatch(note, capsys.readouterr().out)
-
-
-def test_a_picture_that_cannot_be_read_has_no_size(tmp_path, capsys):
-    (tmp_path / 'broken.png').write_bytes(b'no image')
-    note_enlarged(chosen(f'--data {tmp_path} --image-size 64')[0])
-    assert capsys.readouterr().out == ''
