@@ -49,7 +49,7 @@ class CollectiveReplica(Replica):
             assignments += [variable.assign(value) for variable, value in zip(same_type, values, strict=True)]
         return tf.group(assignments)
 
-    def repeat(self, step, inputs: list, size: int, count, xla: bool) -> list:
+    def repeat(self, step, inputs: list, shapes: list, size: int, count, xla: bool) -> list:
         """One step; with `xla` it is several compiled programs, with the reductions between them."""
         with tf.xla.experimental.jit_scope(compile_ops=xla):
             return [result[tf.newaxis] for result in step(*inputs)]

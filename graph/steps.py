@@ -2,19 +2,18 @@
 
 from graph.session import tf
 
-# Batches that a compiled program has room for, at least: XLA turns a loop over a single one into other code, which
-# rounds differently on some processors.
+# XLA turns a loop over a single batch into other code, which rounds differently on some processors. So a compiled
+# program has room for at least this many batches.
 MIN_COMPILED = 2
 
 
-def repeat(step, inputs: list, size, count) -> list:
-    """Run `step` on the first `count` of `size` batches in turn; its results, stacked: (size, ...), then zeros.
+def repeat(step, inputs: list, shapes: list, size, count) -> list:
+    """Run `step` on the first `count` of `size` batches in turn. Returns its results, stacked: (size, ...), then zeros.
 
-    step: takes a batch of each input, and returns the two losses and the two scores of it once all is updated.
-    inputs: each holds the batches end to end. size: an int or, where nothing is compiled, a tensor such as `count`.
+    step: takes a batch of each input, and returns a tensor for each of `shapes`, after all updates.
+    inputs: tensors of `size` batches end to end. size: an int or, if nothing is compiled, a tensor such as `count`.
     """
     inputs = [tf.reshape(tensor, [size, -1, *tensor.shape[1:]]) for tensor in inputs]
-    shapes: list = [[], [], [None, 1], [None, 1]]  # of the losses and the scores
 
     def body(number, *arrays):
         results = step(*(tensor[number] for tensor in inputs))
@@ -38,5 +37,5 @@ class StoredFaces:
         session.run(self.variable.initializer, {self.value: faces})
 
     def get_batch(self, indices):
-        """The faces at `indices`, scaled as by `helper.get_batch`."""
+        """The faces at `indices`, float32 in -0.5..0.5, computed like `helper.get_batch`."""
         return tf.cast(tf.gather(self.variable, indices), tf.float32) * (1 / 255) - 0.5

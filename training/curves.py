@@ -1,8 +1,6 @@
-"""The pictures of a run: its curves, the GIF of its grids, faces in the terminal."""
+"""The pictures of a run: its curves, losses.png, and the animation of its grids, training.gif."""
 
 import gc
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +8,13 @@ from PIL import Image
 
 from common import cli, files
 from common.lazy import LazyModule
-from helper import images_square_grid, to_image
 from rundir.checkpoints import find_grids
 from sampling.pictures import evenly_spaced, gif_bounds, save_gif
 
 figure = LazyModule('matplotlib.figure')
 
-MAX_POINTS = 200  # of a curve; up to twice as many before they are thinned out
+MAX_POINTS = 200  # points per curve after thinning
 FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 150, 3000
-PREVIEW_WIDTH = 20  # of a face in the terminal, pixels
-CUBE = np.array([0, 95, 135, 175, 215, 255])  # the levels of red, green and blue in a terminal's 256 colours
 
 
 class Curve:
@@ -81,34 +76,3 @@ def training_gif(run_dir: Path) -> Path:
             frames.append(grid.convert('RGB').resize(size, Image.Resampling.BOX))
     save_gif(frames, run_dir / 'training.gif', FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS)
     return run_dir / 'training.gif'
-
-
-def preview(faces: np.ndarray) -> str:
-    """As many of `faces`, uint8 (N, H, W, C), as fit the terminal, in coloured half blocks."""
-    columns, lines = shutil.get_terminal_size()
-    width = min(PREVIEW_WIDTH, columns)
-    height = 2 * max(1, round(width * faces.shape[1] / faces.shape[2] / 2))  # two pixels in a character
-    across, down = columns // width, max(1, (lines - 4) * 2 // height)
-    pictures = (to_image(face).convert('RGB') for face in faces[: across * down])
-    small = [picture.resize((width, height), Image.Resampling.BOX) for picture in pictures]
-    grid = images_square_grid(np.array(small), columns=min(across, len(small)))
-    return half_blocks(np.asarray(grid), os.environ.get('COLORTERM') in ('truecolor', '24bit'))
-
-
-def half_blocks(pixels: np.ndarray, true_colour: bool) -> str:
-    """A picture, uint8 (H, W, 3), as lines of upper half blocks, each character two pixels high.
-
-    true_colour: in 24-bit colours, otherwise in the nearest of the 6x6x6 colours among a terminal's 256.
-    """
-
-    def colour(pixel):
-        if true_colour:
-            return '2;{};{};{}'.format(*pixel)
-        red, green, blue = np.abs(CUBE - pixel[:, None].astype(int)).argmin(axis=1)
-        return f'5;{16 + 36 * red + 6 * green + blue}'
-
-    rows = zip(pixels[::2], pixels[1::2], strict=True)
-    return '\n'.join(
-        ''.join(f'\x1b[38;{colour(upper)};48;{colour(lower)}m▀' for upper, lower in zip(*row, strict=True)) + '\x1b[0m'
-        for row in rows
-    )

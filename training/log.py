@@ -1,12 +1,10 @@
-"""The record of a run: log.csv, TensorBoard's events, the progress bar, and a line at every grid."""
+"""The log of a run: log.csv, TensorBoard events, the progress bar, and a line on the console for each grid."""
 
 import contextlib
 import csv
 import io
-import itertools
 import os
 import time
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -15,70 +13,52 @@ from common.cli import progress
 from graph.session import tf
 from helper import images_square_grid
 from sampling.pictures import side_by_side
-from training.curves import Curve, plot_losses, preview
-from training.run import LOG_COLUMNS, Run
+from training.curves import Curve, plot_losses
+from training.run import Run
 
-HISTOGRAM_BINS = 50
-# The means in TensorBoard, which makes a group of what has the same name up to the slash, and opens the first two.
-SCALARS = (
-    'losses/discriminator',
-    'losses/generator',
-    'scores/mean D(x)',
-    'scores/mean D(G(z))',
-    'speed/images per second',
-)
-
-
-class Histogram:
-    """A histogram of any number of values in 0..1."""
-
-    def __init__(self):
-        self.low, self.high, self.count, self.sum, self.sum_squares = np.inf, -np.inf, 0, 0.0, 0.0
-        self.bins = np.zeros(HISTOGRAM_BINS, int)
-
-    def add(self, values) -> None:
-        """Add an array of values."""
-        values = np.asarray(values, np.float64)
-        self.low, self.high = min(self.low, values.min()), max(self.high, values.max())
-        self.count, self.sum = self.count + values.size, self.sum + values.sum()
-        self.sum_squares += np.square(values).sum()
-        self.bins += np.histogram(values, HISTOGRAM_BINS, (0, 1))[0]
-
-    def message(self):
-        """The tf.HistogramProto."""
-        return tf.HistogramProto(
-            min=self.low, max=self.high, num=self.count, sum=self.sum, sum_squares=self.sum_squares,
-            bucket_limit=np.linspace(0, 1, HISTOGRAM_BINS + 1)[1:], bucket=self.bins,
-        )  # fmt: skip
+# Columns of log.csv that are averaged from grid to grid, and their names in TensorBoard, which groups them by the part
+# up to the slash and opens the first two groups.
+MEANS = {
+    'd_loss': 'losses/discriminator',
+    'g_loss': 'losses/generator',
+    'd_real': 'scores/mean D(x)',
+    'd_fake': 'scores/mean D(G(z))',
+    'images_per_second': 'speed/images per second',
+}
+LOSSES = ('d_loss', 'g_loss', 'd_real', 'd_fake')  # the fields of `dcgan.Losses`
 
 
-class Recorder(contextlib.ExitStack):
-    """Records the steps of a run after `step`. A context manager, which closes its files."""
+class Log(contextlib.ExitStack):
+    """Logs the steps of a run after `step`. A context manager, which closes its files."""
 
     def __init__(self, run: Run, step: int):
         super().__init__()
         self.run = run
-        # tf.summary.FileWriter would write in a thread, which fails on a full disk without anyone noticing.
-        events = run.directory / f'events.out.tfevents.{time.time():.0f}.from-step-{step}'
+
+        # The curves so far, from log.csv, which grows.
         self.losses, self.distances = Curve(), Curve()
         with open(run.directory / 'log.csv', newline='') as file:
-            for logged, _, *losses, _, distance in itertools.islice(csv.reader(file), 1, None):
-                self.add_to_curves(float(logged), map(float, losses), float(distance) if distance else None)
+            for row in csv.DictReader(file):
+                distance = float(row['swd']) if row['swd'] else None
+                self.add_to_curves(float(row['step']), [float(row[name]) for name in LOSSES], distance)
         self.log = self.enter_context(open(run.directory / 'log.csv', 'a', 1, newline=''))  # noqa: SIM115
+
+        # Not tf.summary.FileWriter: it writes in a thread, which fails on a full disk without anyone noticing.
+        events = run.directory / f'events.out.tfevents.{time.time():.0f}.from-step-{step}'
         self.events = self.enter_context(tf.io.TFRecordWriter(os.fsencode(events)))
         self.bar = self.enter_context(progress(total=run.last_step, initial=step, unit=' steps'))
-        self.start_means()
+        self.reset_means()
         self.add_event(file_version='brain.Event:2')
-        # Hides what earlier processes wrote about later steps.
+        # TensorBoard hides what earlier processes wrote about later steps.
         self.add_event(step=step + 1, session_log=tf.SessionLog(status=tf.SessionLog.START))
 
-    def start_means(self) -> None:
-        """Start the means and histograms of the steps until the next grid. They are sums: grids may be far apart."""
-        self.count, self.sums = 0, np.zeros(5)  # of both losses, D(x), D(G(z)), and seconds per image
-        self.scores = {'scores/D(x)': Histogram(), 'scores/D(G(z))': Histogram()}  # of each image
+    def reset_means(self) -> None:
+        """Reset the sums of the steps since the last grid (sums, not lists: grids may be far apart)."""
+        self.count, self.seconds = 0, 0.0
+        self.sums = np.zeros(len(LOSSES))
 
-    def add_to_curves(self, step: float, losses: Iterable[float], distance: float | None) -> None:
-        """Add a step to the curves. losses: d_loss, g_loss, and the means of D(x) and D(G(z))."""
+    def add_to_curves(self, step: float, losses: list[float], distance: float | None) -> None:
+        """Add a step to the curves. losses: the values of LOSSES, each a mean over the batch."""
         self.losses.add(step, *losses)
         if distance is not None:
             self.distances.add(step, distance)
@@ -93,47 +73,50 @@ class Recorder(contextlib.ExitStack):
         self.events.flush()
 
     def show_start(self, graph, faces: np.ndarray) -> None:
-        """Record the graph, and the faces of the untrained generator beside real ones."""
+        """Save the faces of the untrained generator next to real ones; both and the graph go to TensorBoard."""
         grid, real = images_square_grid(faces), images_square_grid(self.run.real_samples)
         with files.replacing(self.run.directory / 'samples' / 'start.png') as temporary:
             side_by_side([grid, real]).save(temporary)
         self.add_event(graph_def=graph.as_graph_def().SerializeToString())
         self.add_event(step=0, summary=summary(images={'faces/generated': grid, 'faces/real': real}))
-        if self.run.preview:
-            self.print(f'Real faces:\n{preview(self.run.real_samples)}')
 
     def add_steps(self, step: int, losses, images_per_second: float, distance: float | None) -> None:
         """Log the steps up to `step`.
 
-        losses: d_loss, g_loss, D(x) and D(G(z)) of each step. distance: that to held-out faces after the last, if
-        measured.
+        losses: the `dcgan.Losses` of each step. distance: to held-out faces after the last step, if measured.
         """
-        d_loss, g_loss, *scores = losses
-        count, rows = len(d_loss), []
-        means = np.stack([d_loss, g_loss, *(values.mean(axis=(1, 2)) for values in scores)], axis=1).astype(np.float64)
-        for number, row in enumerate(means.tolist(), step - count + 1):
+        # The mean of each batch, (steps, losses).
+        by_name = losses._asdict()
+        columns = [np.reshape(by_name[name], (len(by_name[name]), -1)).mean(axis=1) for name in LOSSES]
+        means = np.stack(columns, axis=1).astype(np.float64)
+
+        # One row for each step. The distance was measured after the last one.
+        rows = []
+        for number, row in enumerate(means.tolist(), step - len(means) + 1):
             measured = distance if number == step else None
             values = ','.join(f'{value:.6g}' for value in (*row, images_per_second))
             rows.append(f'{number},{self.run.epoch(number)},{values},{"" if measured is None else f"{measured:.6g}"}\n')
             self.add_to_curves(number, row, measured)
         self.log.write(''.join(rows))
-        self.count, self.sums = self.count + count, self.sums + (*means.sum(axis=0), count / images_per_second)
-        for histogram, values in zip(self.scores.values(), scores, strict=True):
-            histogram.add(values)
-        self.bar.update(count)
+
+        self.count += len(means)
+        self.sums += means.sum(axis=0)
+        self.seconds += len(means) / images_per_second
+        self.bar.update(len(means))
 
     def add_distances(self, step: int, distances: dict[str, float]) -> None:
-        """Record the distances to held-out faces, by the size of the level; see `metrics.images.swd`."""
+        """Log the distances to held-out faces by pyramid level; see `metrics.swd.swd`."""
         scalars = {f'quality/SWD x1000, {level}': distance for level, distance in distances.items()}
         self.add_event(step=step, summary=summary(scalars))
 
     def print_losses(self, step: int, faces: np.ndarray) -> float:
-        """Print and record the means since the last grid, with `faces`; returns that of the discriminator's loss."""
-        run, means = self.run, dict(zip(LOG_COLUMNS[2:-1], self.sums / self.count, strict=True))
-        means['images_per_second'] = 1 / means['images_per_second']
-        scalars = dict(zip(SCALARS, means.values(), strict=True))
-        self.add_event(step=step, summary=summary(scalars, {'faces/generated': images_square_grid(faces)}, self.scores))
-        self.start_means()
+        """Print, plot and log the means since the last grid, with the grid's `faces`. Returns the mean d_loss."""
+        run, means = self.run, dict(zip(LOSSES, self.sums / self.count, strict=True))
+        means['images_per_second'] = self.count / self.seconds
+        self.reset_means()
+
+        scalars = {MEANS[name]: mean for name, mean in means.items()}
+        self.add_event(step=step, summary=summary(scalars, {'faces/generated': images_square_grid(faces)}))
         plot_losses(self.losses, self.distances, run.directory / 'losses.png')
         self.print(
             f'Epoch {run.epoch(step)}/{run.epoch(run.last_step)}, step {step}: '
@@ -141,13 +124,11 @@ class Recorder(contextlib.ExitStack):
             'D(G(z)) {d_fake:.3f}, {images_per_second:.1f} images/s, '.format(**means)
             + f'samples {run.grid(step)}'
         )
-        if run.preview:
-            self.print(preview(faces))
         return means['d_loss']
 
 
-def summary(scalars=None, images=None, histograms=None):
-    """A tf.Summary of scalars, PIL images, and each `Histogram`, by name."""
+def summary(scalars=None, images=None):
+    """A tf.Summary of scalars and PIL images, by name."""
     values = [tf.Summary.Value(tag=tag, simple_value=value) for tag, value in (scalars or {}).items()]
     for tag, image in (images or {}).items():
         file = io.BytesIO()
@@ -155,6 +136,4 @@ def summary(scalars=None, images=None, histograms=None):
         encoded = {'encoded_image_string': file.getvalue(), 'colorspace': len(image.getbands())}
         picture = tf.Summary.Image(width=image.width, height=image.height, **encoded)
         values.append(tf.Summary.Value(tag=tag, image=picture))
-    for tag, histogram in (histograms or {}).items():
-        values.append(tf.Summary.Value(tag=tag, histo=histogram.message()))
     return tf.Summary(value=values)

@@ -1,13 +1,14 @@
-"""A training run: what it trains on, for how long, when it shows and saves, and its directory."""
+"""A training run: its settings, data, schedule and directory, and how it is started or resumed."""
 
 import contextlib
 import csv
 import datetime
+import itertools
 import math
 import os
-import sys
 import zlib
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +23,12 @@ from distributed.cluster import shard_size
 from graph.replica import Replica
 from rundir import checkpoints, run_json
 from rundir.checkpoints import Checkpoint
+from sampling.latents import sample_latents
 from systems import System
 from training.data import choose_hold_out, load_dataset, note_enlarged
 
-RUNS = Path('runs')  # where runs get directories of their own
-MAX_KEPT_CHECKPOINTS = 10  # --keep-every is chosen so that a run keeps no more
+RUNS = Path('runs')  # parent of run directories without a --run-dir
+MAX_KEPT_CHECKPOINTS = 10  # most checkpoints that a run keeps without --keep-every
 LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second', 'swd')
 
 
@@ -34,15 +36,14 @@ LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_
 class Run:
     """A training run.
 
-    settings: see `config.settings.choose_settings`. checkpoint: where it goes on, None for a new run.
-    directory: only the chief has one that can be written to. preview: show samples in the terminal.
+    settings: see `config.settings.choose_settings`. directory: the run directory, on the chief; the other replicas
+    write nothing. checkpoint: the one to resume from, None for a new run.
     """
 
     settings: dict
     dataset: helper.Dataset
     directory: Path = Path(os.devnull)
     checkpoint: Checkpoint | None = None
-    preview: bool = False
 
     @cached_property
     def system(self) -> System:
@@ -67,7 +68,7 @@ class Run:
 
     @cached_property
     def schedule(self) -> dict[str, int]:
-        """What is done every so many steps: 'sample', 'save', 'keep', 'evaluate'."""
+        """Steps between samples, checkpoints, checkpoints that are kept, and evaluations."""
         settings = self.settings
         keep_epochs = settings['keep_every'] or math.ceil(self.epoch(self.last_step) / MAX_KEPT_CHECKPOINTS)
         schedule = {
@@ -83,12 +84,28 @@ class Run:
         return min([(step // every + 1) * every for every in self.schedule.values()] + ends)
 
     def due(self, step: int, last: bool) -> set[str]:
-        """What is due after a step, as `schedule` names it. last: the training ends, and all but 'keep' is due."""
+        """Keys of `schedule` that are due after a step. last: the training ends, so all but 'keep' are due."""
         return {what for what, every in self.schedule.items() if step % every == 0 or (last and what != 'keep')}
+
+    def batches(self, step: int, shard: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the batch of each step after `step`, forever: indices of faces (n,), and latents (n, z_dim).
+
+        All randomness comes from (seed, epoch) and (seed, step), so a resumed run gets the batches it would have had.
+        The latents of a conditional system end with the attributes of the real faces. shard: the rows to return.
+        """
+        system, seed = self.system, self.settings['seed']
+        first, start = divmod(step, self.steps_per_epoch)
+        for epoch in itertools.count(first):
+            for order in self.dataset.get_indices(system.batch_size, seed, epoch, start if epoch == first else 0):
+                indices = order[shard]
+                latents = sample_latents(system, np.random.default_rng((1, seed, step)), system.batch_size)[shard]
+                latents[:, system.latent_size :] = self.dataset.conditions[indices]
+                yield indices, latents
+                step += 1
 
     @cached_property
     def real_samples(self) -> np.ndarray:
-        """As many real faces as a grid has, uint8 (N, H, W, 3)."""
+        """As many real faces as a grid has, uint8 (N, H, W, C)."""
         count = min(self.system.samples, len(self.dataset.training))
         batch = next(self.dataset.get_batches(count, self.settings['seed'], epoch=0))
         return helper.to_uint8(batch, (-0.5, 0.5))
@@ -98,26 +115,30 @@ class Run:
         return self.directory / 'samples' / f'step-{step:08}.png'
 
     def open_directory(self) -> None:
-        """Write run.json, make folders, and set aside what the run wrote after its checkpoint."""
+        """Write run.json, make folders, and move what an earlier process wrote after the checkpoint to abandoned/."""
+        # Folders and run.json.
         step = self.checkpoint.step if self.checkpoint else 0
         for folder in ('checkpoints', 'samples'):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
-        run_json.write_run(
-            self.directory, self.settings, len(self.dataset.faces), self.dataset.digest, self.system.combinations
-        )
+        images, digest, combinations = len(self.dataset.faces), self.dataset.digest, self.system.combinations
+        run_json.write_run(self.directory, self.settings, images, digest, combinations)
         checkpoints.delete_unfinished(self.directory)
+
+        # The complete rows of the log: a crash can leave others.
         log, rows = self.directory / 'log.csv', []
         if log.exists():
-            with open(log, newline='', errors='replace') as file:  # a crash can leave incomplete rows
+            with open(log, newline='', errors='replace') as file:
                 rows = [row for row in csv.reader(file) if len(row) == len(LOG_COLUMNS) and row[0].isdecimal()]
+
+        # Rows, checkpoints and grids of later steps, which will be made again.
         later = checkpoints.find_later_files(self.directory, step)
         later_rows = [row for row in rows if int(row[0]) > step]
         if later or later_rows:
-            aside = files.make_unused(self.directory / 'abandoned')
+            abandoned = files.make_unused(self.directory / 'abandoned')
             for path in later:
-                path.replace(aside / path.name)
-            write_log(aside / 'log.csv', later_rows)
-            print(f'Set aside what came after step {step}: {aside}')
+                path.replace(abandoned / path.name)
+            write_log(abandoned / 'log.csv', later_rows)
+            print(f'Moved everything after step {step} to {abandoned}')
         write_log(log, [row for row in rows if int(row[0]) <= step])
 
 
@@ -127,94 +148,122 @@ def write_log(path: Path, rows: list[list[str]]) -> None:
         csv.writer(file, lineterminator='\n').writerows([LOG_COLUMNS, *rows])
 
 
-def find_settings(args: Namespace, several: bool) -> tuple[dict, dict]:
-    """The settings of the run that the flags describe, and the run.json of one that goes on, else {}.
+def start_run(args: Namespace, replica: Replica) -> Run:
+    """The run described by the flags, new or resumed; on the other replicas, the chief's run.
+
+    The chief locks the run directory. Raises UserError.
+    """
+    # The chief reads the flags and run.json. The other replicas get its settings, but may have the data elsewhere.
+    settings, saved = choose_run(args, replica.count > 1) if replica.is_chief else ({}, {})
+    checkpoint = None
+    if saved:
+        run_json.lock(args.run_dir)
+        checkpoint = checkpoints.find_to_resume(args.run_dir, args.resume)
+    settings = replica.broadcast(settings)
+    if not replica.is_chief:
+        own = choose_settings(args)
+        settings |= {name: own[name] for name in PATHS if name == 'data_dir' or getattr(args, name)}
+
+    # Fail before the data are loaded.
+    replica.shard(settings['batch_size'])
+    if replica.count > 1 and settings['steps_per_call'] not in (None, 1):
+        raise cli.UserError('--steps-per-call must be 1, or unset, with several workers')
+
+    # Load the data, and fail before anything is written.
+    run = Run(settings, load_dataset(settings, args.sources), checkpoint=checkpoint)
+    check_length(run)
+    if saved:
+        check_same_data(run, saved)
+    check_same_on_replicas(run, replica)
+
+    if replica.is_chief and saved:
+        run.directory = args.run_dir
+    elif replica.is_chief:
+        note_enlarged(settings)
+        run.directory = make_run_directory(args.run_dir, settings['system'])
+    return run
+
+
+def choose_run(args: Namespace, several: bool) -> tuple[dict, dict]:
+    """The settings of the run that the flags describe, and the run.json of a run to resume ({} for a new one).
 
     several: whether several workers train. Then --resume also starts a run that does not exist yet, so that a
     scheduler can restart a failed job with the same command. Raises UserError.
     """
+    # New or resumed.
     exists = bool(args.run_dir) and files.has_files(args.run_dir)
     resumes = args.resume and (exists or not several or args.resume != NEWEST)
     if exists and not resumes:
-        raise cli.UserError(f'{args.run_dir} is not empty: add --resume to go on, or name another --run-dir')
+        raise cli.UserError(
+            f'{args.run_dir} is not empty: add --resume to continue that run, or choose another --run-dir'
+        )
     saved = run_json.read_run(args.run_dir) if resumes else {}
     settings = choose_settings(args, saved.get('settings'))
-    if settings['hold_out'] is None:  # the article trains on all images: some are held out where they are needed
+
+    # The article trains on all images: some are held out only for --evaluate-every.
+    if settings['hold_out'] is None:
         settings['hold_out'] = choose_hold_out(settings) if settings['evaluate_every'] else 'none'
+
+    # Flags that do not go with the data, and paths that cannot be used.
     if settings['hold_out'] == 'people' and settings['data'] == 'demo':
-        raise cli.UserError('--hold-out people: nobody is on the demo faces')
+        raise cli.UserError('--hold-out people: the demo faces are synthetic and have no identities')
     if settings['attributes'] and settings['data'] == 'demo':
-        raise cli.UserError('--attributes: nothing is known about the demo faces')
+        raise cli.UserError('--attributes: the demo faces have no attribute labels')
     if args.sources and settings['data'] != 'celeba':
         raise cli.UserError('--sources is for --data celeba only')
     if settings['init_from'] and not saved:
-        checkpoints.find(Path(settings['init_from']))  # an error now saves loading the data
+        checkpoints.find(Path(settings['init_from']))
     files.check_writable(args.run_dir or RUNS)
     return settings, saved
 
 
 def prepare_data(args: Namespace) -> None:
     """Load the faces once, silently, so that several workers find them prepared. Raises UserError."""
-    settings, _ = find_settings(args, several=True)
-    shard_size(settings['batch_size'], args.workers)  # an error now saves loading the data
+    settings, _ = choose_run(args, several=True)
+    shard_size(settings['batch_size'], args.workers)  # fail before the data are loaded
     with contextlib.redirect_stdout(None):
         load_dataset(settings, args.sources)
 
 
-def start_run(args: Namespace, replica: Replica) -> Run:
-    """The run that the flags describe, new or resumed; on replicas other than the chief, that of the chief.
-
-    The chief locks the run directory. Raises UserError.
-    """
-    settings: dict = {}
-    saved: dict = {}
-    checkpoint = None
-    if replica.is_chief:
-        settings, saved = find_settings(args, replica.count > 1)
-        if saved:
-            run_json.lock(args.run_dir)
-            checkpoint = checkpoints.find_to_resume(args.run_dir, args.resume)
-    settings = replica.broadcast(settings)
-    if not replica.is_chief:  # its data may be in another place
-        own = choose_settings(args)
-        settings |= {name: own[name] for name in PATHS if name == 'data_dir' or getattr(args, name)}
-    replica.shard(settings['batch_size'])  # an error now saves loading the data
-    if replica.count > 1 and settings['steps_per_call'] not in (None, 1):
-        raise cli.UserError('--steps-per-call: several workers make one step a call, so leave it out, or say 1')
-    dataset = load_dataset(settings, args.sources)
-    run = Run(settings, dataset, checkpoint=checkpoint, preview=args.preview and sys.stdout.isatty())
-    check_data(run, saved, replica)
-    if replica.is_chief:
-        name = f'{settings["system"]}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
-        run.directory = args.run_dir or files.make_unused(RUNS / name)
-        if not saved:
-            note_enlarged(settings)
-            run.directory.mkdir(parents=True, exist_ok=True)
-            run_json.lock(run.directory)
-            if files.has_files(run.directory):
-                raise cli.UserError(f'{run.directory} is not empty any more: another process has begun a run there')
-    return run
+def make_run_directory(chosen: Path | None, system: str) -> Path:
+    """Make and lock a new run directory: `chosen`, or runs/SYSTEM-DATE-TIME. Raises UserError."""
+    run_dir = chosen or files.make_unused(RUNS / f'{system}-{datetime.datetime.now():%Y%m%d-%H%M%S}')
+    run_dir.mkdir(parents=True, exist_ok=True)
+    run_json.lock(run_dir)
+    if files.has_files(run_dir):
+        raise cli.UserError(f'{run_dir} is no longer empty: another process started a run there')
+    return run_dir
 
 
-def check_data(run: Run, saved: dict, replica: Replica) -> None:
-    """Raise UserError if the run cannot train on its data. saved: its run.json, if it is resumed."""
-    dataset, data, batch_size = run.dataset, run.settings['data'], run.system.batch_size
+def check_length(run: Run) -> None:
+    """Raise UserError unless there are enough images to train, and to compare with, and steps left to make."""
+    dataset = run.dataset
     if not run.steps_per_epoch:
-        raise cli.UserError(f'{len(dataset.training)} images do not fill a batch of {batch_size}: lower --batch-size')
+        images, batch_size = len(dataset.training), run.system.batch_size
+        raise cli.UserError(f'{images} images do not fill a batch of {batch_size}: lower --batch-size')
     if run.settings['evaluate_every'] and not len(dataset.held_out):
-        raise cli.UserError(
-            f'--evaluate-every: none of the {len(dataset.faces)} faces is held out to compare with: see --hold-out'
-        )
-    if saved and saved['data_digest'] != dataset.digest:
-        raise cli.UserError(f'{data} does not hold the faces that the run began with: see --data')
-    if saved and saved.get('combinations', '') != ' '.join(run.system.combinations):
-        raise cli.UserError(f'the attributes of {data} are not those that the run began with: see --attribute-table')
+        raise cli.UserError(f'--evaluate-every: none of the {len(dataset.faces)} faces is held out; see --hold-out')
     if run.checkpoint and run.checkpoint.step >= run.last_step:
         raise cli.UserError(
-            f'{run.checkpoint.prefix} has made all of {run.last_step} steps: to go on, raise --epochs or --steps'
+            f'{run.checkpoint.prefix} is already at the last step, {run.last_step}: raise --epochs or --steps to continue'
         )
-    if replica.broadcast(dataset.digest) != dataset.digest:
-        raise cli.UserError(f'{data} does not hold the faces that the chief has: see --data')
-    digest = zlib.crc32(' '.join(run.system.combinations).encode())
-    if run.system.attributes and replica.broadcast(digest) != digest:
-        raise cli.UserError(f'the attributes of {data} are not those that the chief has: see --attribute-table')
+
+
+def check_same_data(run: Run, saved: dict) -> None:
+    """Raise UserError unless the faces and attributes are those in run.json, `saved`."""
+    data = run.settings['data']
+    if saved['data_digest'] != run.dataset.digest:
+        raise cli.UserError(f'{data} is not the data set this run was started with; check --data')
+    if saved.get('combinations', '') != ' '.join(run.system.combinations):
+        raise cli.UserError(f'the attributes of {data} differ from when this run started; check --attribute-table')
+
+
+def check_same_on_replicas(run: Run, replica: Replica) -> None:
+    """Raise UserError unless the chief has the same faces and attributes."""
+    data = run.settings['data']
+    own = [run.dataset.digest, zlib.crc32(' '.join(run.system.combinations).encode())]
+    digest, attributes = replica.broadcast(own)
+    if digest != own[0]:
+        raise cli.UserError(f"{data} differs from the chief's data set; check --data")
+    if attributes != own[1]:
+        raise cli.UserError(f"the attributes of {data} differ from the chief's; check --attribute-table")

@@ -1,0 +1,80 @@
+"""What the chief does next to training: it checks, evaluates, logs, saves, and warns."""
+
+import contextlib
+
+import numpy as np
+
+from common import cli
+from rundir import checkpoints
+from sampling.latents import sample_latents
+from training.log import Log
+from training.monitor import Evaluator, FailureMonitor
+from training.run import Run
+
+STATISTICS_BATCH = 512  # generated faces for the batch norm statistics of the samples
+
+
+class Chief(contextlib.ExitStack):
+    """Looks after a run that trains in `session`. A context manager, which closes the log.
+
+    model: the `train.TrainingGraph`. step: the number of steps made so far. sample_z: the latents of the grids.
+    """
+
+    def __init__(self, run: Run, session, model, step: int):
+        super().__init__()
+        self.run, self.session, self.model = run, session, model
+        system, seed = run.system, run.settings['seed']
+        self.sample_z = sample_latents(system, np.random.default_rng(seed), system.samples)  # generate.py --seed SEED
+        self.statistics_z = sample_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)
+        self.log = self.enter_context(Log(run, step))
+        self.evaluator, self.monitor = Evaluator(run), FailureMonitor(run, step)
+        if step == 0:
+            self.store_statistics()
+
+    def store_statistics(self) -> None:
+        """Compute the batch norm statistics of the samples from the present weights."""
+        self.session.run(self.model.store_statistics, {self.model.input_z: self.statistics_z})
+
+    def after_steps(self, step: int, losses, images_per_second: float, last: bool) -> bool:
+        """Check, evaluate, log and save after a call whose last step is `step`. Returns whether a grid is due.
+
+        losses: the `dcgan.Losses` of each step. last: the training ends. Raises UserError.
+        """
+        # Fail before a checkpoint of bad weights is saved.
+        due = self.run.due(step, last)
+        self.check_finite(step, losses, weights=bool(due))
+
+        # Compare with held-out faces.
+        distance = None
+        if due:
+            self.store_statistics()
+        if 'evaluate' in due:
+            distance = self.evaluator.evaluate(self.session, self.model, step, self.log)
+
+        # Log every step.
+        self.log.add_steps(step, losses, images_per_second, distance)
+
+        # Save the nearest to held-out faces, the newest, and one every few epochs for good.
+        best = distance is not None and self.evaluator.is_best(distance)
+        for kind, is_due in (('best', best), ('step', 'save' in due), ('keep', 'keep' in due)):
+            if is_due:
+                saver, directory = self.model.saver, self.run.directory
+                checkpoints.save(self.session, saver, directory, kind, step, self.monitor.healthy)
+        return 'sample' in due
+
+    def after_samples(self, step: int, faces: np.ndarray) -> None:
+        """Print the losses since the last grid, and warn if the training fails. faces: the grid, uint8 (N, H, W, C)."""
+        d_loss = self.log.print_losses(step, faces)
+        self.monitor.check(step, d_loss, faces, self.log)
+
+    def check_finite(self, step: int, losses, weights: bool) -> None:
+        """Raise UserError unless the losses of the steps up to `step`, and the `weights` if so asked, are finite."""
+        finite = np.all([np.isfinite(values).reshape(len(values), -1).all(axis=1) for values in losses], axis=0)
+        if finite.all() and (not weights or self.session.run(self.model.weights_finite)):
+            return
+        if not finite.all():
+            step += 1 - len(finite) + int(finite.argmin())  # the first bad one
+        raise cli.UserError(
+            f'the training diverged: not finite at step {step}. The checkpoints in {self.run.directory} were saved '
+            'before that: resume from one with --resume, or restart with a lower --learning-rate'
+        )
