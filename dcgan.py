@@ -5,6 +5,7 @@ by `graph/layers.py`. Variables live under `generator/` and `discriminator/`.
 """
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from graph.augment import augment, flip
@@ -52,9 +53,9 @@ def discriminator(system: System, images, condition=(), reuse=False):
     getter = spectrally_normalized if system.spectral_norm else None
     layers = system.discriminator
     if not system.discriminator_batch_norm:
-        layers = tuple(layer._replace(batch_norm=False) for layer in layers)
+        layers = tuple(replace(layer, batch_norm=False) for layer in layers)
     if system.attributes:
-        layers = (*layers[:-1], layers[-1]._replace(output=(1 + len(system.attributes),)))
+        layers = (*layers[:-1], replace(layers[-1], output=(1 + len(system.attributes),)))
     with tf.variable_scope('discriminator', reuse=reuse, custom_getter=getter):
         logits = network(system, layers, images, training=True)
     if system.attributes:
@@ -221,6 +222,6 @@ def store_statistics(system: System, z, ema=None):
     z: latents (N, z_dim), some hundreds.
     """
     statistics: list = []
-    system = system._replace(dropout=0.0)
+    system = replace(system, dropout=0.0)
     generator(system, z, training=True, reuse=tf.AUTO_REUSE, ema=ema, statistics=statistics)
     return tf.group(statistics)

@@ -16,6 +16,7 @@ import time
 from argparse import Namespace
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,7 +80,7 @@ def build_graph(settings: dict, replica: Replica, steps_per_call: int = 1, store
         losses = replica.repeat(train_step, [batch, input_z], steps_per_call, count, settings['xla'])
         with tf.name_scope('weights_finite'):
             weights_finite = tf.reduce_all([tf.reduce_all(tf.is_finite(each)) for each in tf.trainable_variables()])
-        system = system._replace(precision='fp32')  # for samples
+        system = replace(system, precision='fp32')  # for samples
         built = SimpleNamespace(
             graph=graph,
             faces=faces,

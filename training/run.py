@@ -8,7 +8,7 @@ import os
 import sys
 import zlib
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Run:
         if not system.attributes:
             return system
         conditions = self.dataset.conditions[self.dataset.training]
-        return system._replace(combinations=labels.combinations(conditions))
+        return replace(system, combinations=labels.combinations(conditions))
 
     @cached_property
     def steps_per_epoch(self) -> int:
