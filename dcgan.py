@@ -5,6 +5,7 @@ themselves are in `graph/layers.py`. Variables live under `generator/` and `disc
 """
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from graph.augment import augment, flip
@@ -79,7 +80,7 @@ def generator(system: System, z, training=True, reuse=False, ema=None, statistic
         return variable if average is None else average
 
     if not training:
-        system = system._replace(precision='fp32')
+        system = replace(system, precision='fp32')
     with tf.variable_scope('generator', reuse=reuse, custom_getter=averaged if ema else None):
         return network(system, system.generator, z, training, statistics)
 
@@ -94,9 +95,9 @@ def discriminator(system: System, images, condition=(), reuse=False, ghost_size=
     """
     layers = system.discriminator
     if not system.discriminator_batch_norm:
-        layers = tuple(layer._replace(batch_norm=False) for layer in layers)
+        layers = tuple(replace(layer, batch_norm=False) for layer in layers)
     if system.attributes:
-        layers = (*layers[:-1], layers[-1]._replace(output=(1 + len(system.attributes),)))
+        layers = (*layers[:-1], replace(layers[-1], output=(1 + len(system.attributes),)))
     with tf.variable_scope('discriminator', reuse=reuse):
         logits = network(system, layers, images, training=True, ghost_size=ghost_size)
     if system.attributes:
@@ -292,6 +293,6 @@ def store_statistics(system: System, z, ema=None):
     z: latents (N, z_dim), some hundreds.
     """
     statistics: list = []
-    system = system._replace(dropout=0.0, precision='fp32')
+    system = replace(system, dropout=0.0, precision='fp32')
     generator(system, z, training=True, reuse=tf.AUTO_REUSE, ema=ema, statistics=statistics)
     return tf.group(statistics)

@@ -5,7 +5,7 @@ hold: ours as well, taken from the DCGAN paper (Radford, Metz and Chintala, 2015
 reason is given. The comment beside a layer is the shape of its output, (height, width, channels).
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 # Discriminator first and then the generator against it, or both gradients at the same point.
 UPDATE_ORDERS = ('alternating', 'simultaneous')
@@ -19,7 +19,8 @@ LATENTS = ('uniform', 'normal')  # U(-1, 1), N(0, 1)
 PRECISIONS = {'fp32': 'float32', 'bf16': 'bfloat16'}
 
 
-class Layer(NamedTuple):
+@dataclass(frozen=True)
+class Layer:
     """One layer: its kind, then batch normalisation if any, its activation, and dropout if any."""
 
     kind: str  # 'dense', 'conv2d' or 'conv2d_transpose'
@@ -36,10 +37,11 @@ class Layer(NamedTuple):
         return self.output[-1] if isinstance(self.output, tuple) else self.output
 
     def with_channels(self, channels: int) -> 'Layer':
-        return self._replace(output=(*self.output[:-1], channels) if isinstance(self.output, tuple) else channels)
+        return replace(self, output=(*self.output[:-1], channels) if isinstance(self.output, tuple) else channels)
 
 
-class System(NamedTuple):
+@dataclass(frozen=True)
+class System:
     """Everything that makes up one published system."""
 
     article: str
@@ -242,7 +244,8 @@ SYSTEMS = {
 # Ours: better faces in the same time than with the published settings, found by experiment (docs/experiments.md).
 # Kernels of 4x4, which a stride of 2 divides, are less work than those of 5x5. R1 keeps the discriminator from winning,
 # so that both networks can learn twice as fast.
-SYSTEMS['recommended'] = SYSTEMS['oreilly']._replace(
+SYSTEMS['recommended'] = replace(
+    SYSTEMS['oreilly'],
     article='none: settings found by experiment, for 28x28',
     generator=(
         Layer('dense', (7, 7, 256), batch_norm=True),  # (7, 7, 256)
@@ -266,7 +269,8 @@ SYSTEMS['recommended'] = SYSTEMS['oreilly']._replace(
     steps=50_000,
     sample_every=1000,
 )
-SYSTEMS['recommended64'] = SYSTEMS['recommended']._replace(
+SYSTEMS['recommended64'] = replace(
+    SYSTEMS['recommended'],
     article='none: settings found by experiment, for 64x64',
     image_size=64,
     crop=178,

@@ -13,6 +13,7 @@ faces and generated ones. For each attribute the table has
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def classifier(system, faces):
     images = tf.cast(faces, tf.float32) * (2 / 255) - 1
     probability = tf.placeholder_with_default(0.0, [])
     layers = (*LAYERS, Layer('dense', (len(system.attributes),), activation=None))
-    plain = system._replace(precision='fp32', weight_stddev=0.0, dropout=0.0)
+    plain = replace(system, precision='fp32', weight_stddev=0.0, dropout=0.0)
     return network(plain, layers, flip(images, probability), training=True), probability
 
 

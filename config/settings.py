@@ -4,6 +4,7 @@ import itertools
 import math
 import textwrap
 from argparse import BooleanOptionalAction, Namespace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from common import cli
@@ -267,13 +268,13 @@ def system_of(settings: dict) -> System:
     """The system of a run, with the values that its settings override and as wide as they say."""
     system = SYSTEMS[settings['system']]
     system = resized(system, settings['image_size'] or system.image_size, settings['channels'])
-    system = system._replace(**{name: settings[name] for name in OVERRIDES})
+    system = replace(system, **{name: settings[name] for name in OVERRIDES})
     generator, discriminator = (
         tuple(widened(layer, settings['width']) for layer in layers[:-1]) + layers[-1:]
         for layers in (system.generator, system.discriminator)
     )
     attributes = tuple(settings['attributes'])
-    return system._replace(generator=generator, discriminator=discriminator, attributes=attributes)
+    return replace(system, generator=generator, discriminator=discriminator, attributes=attributes)
 
 
 def widened(layer: Layer, width: float) -> Layer:
@@ -284,7 +285,7 @@ def widened(layer: Layer, width: float) -> Layer:
 def list_systems() -> str:
     """All systems side by side, with a row for each layer and each of the other values."""
     rows = [['', *SYSTEMS]]
-    for field in System._fields:
+    for field in (field.name for field in fields(System)):
         values = [getattr(system, field) for system in SYSTEMS.values()]
         if field in ('generator', 'discriminator'):
             layers = enumerate(itertools.zip_longest(*values), 1)

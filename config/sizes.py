@@ -3,6 +3,7 @@
 import argparse
 import math
 import re
+from dataclasses import replace
 
 from common import cli
 from systems import Layer, System
@@ -31,7 +32,7 @@ def resized(published: System, size: int | str, channels: int) -> System:
     multiples of a power of two; its layers are SAME then. Layers are added and removed beside the smallest map.
     Counted from the image, a layer has the published channels and batch normalisation; further ones are as the last.
     """
-    system = published._replace(image_size=size, channels=channels)
+    system = replace(published, image_size=size, channels=channels)
     generator, discriminator = published.generator, published.discriminator
     first, strided = generator[0].output, sum(layer.stride == 2 for layer in generator)
     assert isinstance(first, tuple)
@@ -45,11 +46,11 @@ def resized(published: System, size: int | str, channels: int) -> System:
             fitting = image_size(f'{height // step * step}x{width // step * step}')
             raise cli.UserError(f'--image-size {size}: the sides must be multiples of {step} here, as in {fitting}')
         smallest = height // step, width // step
-        generator = tuple(layer._replace(padding='SAME') for layer in generator)
+        generator = tuple(replace(layer, padding='SAME') for layer in generator)
     dense, *others = lengthened(generator, int(more))
-    dense, last = dense._replace(output=(*smallest, dense.channels)), others.pop().with_channels(channels)
+    dense, last = replace(dense, output=(*smallest, dense.channels)), others.pop().with_channels(channels)
     convolutions = lengthened(discriminator[-2::-1], int(more))[::-1]
-    return system._replace(generator=(dense, *others, last), discriminator=(*convolutions, discriminator[-1]))
+    return replace(system, generator=(dense, *others, last), discriminator=(*convolutions, discriminator[-1]))
 
 
 def lengthened(layers: tuple[Layer, ...], more: int) -> list[Layer]:
@@ -60,6 +61,6 @@ def lengthened(layers: tuple[Layer, ...], more: int) -> list[Layer]:
     kept = [layer for index, layer in enumerate(layers) if index not in gone for _ in range(copies.get(index, 1))]
     counted = (layers[:1] * max(0, more) + layers)[-len(kept) :]
     return [
-        layer.with_channels(published.channels)._replace(batch_norm=published.batch_norm)
+        replace(layer.with_channels(published.channels), batch_norm=published.batch_norm)
         for layer, published in zip(kept, counted, strict=True)
     ]

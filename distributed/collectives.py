@@ -97,7 +97,7 @@ class CollectiveReplica(Replica):
         The backward pass computes the last gradients first, so they fill a few large buffers from the end of the list,
         each of which is sent while the pass continues.
         """
-        dtype = tf.bfloat16 if self.reduce_precision == 'bf16' else tf.float32
+        dtype = tf.float32
 
         def mean(vector):
             return tf.cast(self.all_reduce(tf.cast(vector, dtype)), tf.float32) / self.count

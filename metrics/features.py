@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import progress
-from graph.layers import network
+from dcgan import network
 from graph.session import open_session, tf
 from systems import Layer, System
 

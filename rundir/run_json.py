@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def read_run(run_dir: Path) -> dict:
 
 def system_of_run(run: dict) -> System:
     """The system of a run, from what `read_run` returns."""
-    return system_of(run['settings'])._replace(combinations=tuple(run.get('combinations', '').split()))
+    return replace(system_of(run['settings']), combinations=tuple(run.get('combinations', '').split()))
 
 
 def write_run(run_dir: Path, settings: dict, images: int, data_digest: str, combinations: tuple[str, ...] = ()) -> None:

@@ -4,6 +4,8 @@ The condition of a latent, a value of 1 (with) or -1 (without) for each attribut
 latents and feeds them works as without attributes. Conditions are drawn from the combinations that occur in the data.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from common.cli import UserError
@@ -27,7 +29,7 @@ def ask(system: System, wanted: dict[str, bool]) -> System:
     occurring = [
         combination for combination, new in zip(system.combinations, changed, strict=True) if combination == new
     ]
-    return system._replace(combinations=tuple(occurring or changed))
+    return replace(system, combinations=tuple(occurring or changed))
 
 
 def sample_condition(system: System, rng: np.random.Generator) -> np.ndarray:

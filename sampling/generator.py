@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ def restored_generator(checkpoint: Path, wanted: dict[str, bool] | None = None):
     wanted: the attributes that its faces are to have, or not to have; see `sampling.conditions.ask`.
     """
     run_dir, (_, prefix) = checkpoints.find(checkpoint)
-    system = system_of_run(read_run(run_dir))._replace(precision='fp32')  # whatever it was trained in
+    system = replace(system_of_run(read_run(run_dir)), precision='fp32')  # whatever it was trained in
     system = ask(system, wanted or {})
     with tf.Graph().as_default(), open_session() as session:
         z = tf.placeholder(tf.float32, [None, system.z_dim], 'input_z')

@@ -1,5 +1,6 @@
 """Latents: sampled, scaled, interpolated, and read from files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def sample_latents(system: System, rng: np.random.Generator, count: int, truncat
     arXiv:1812.04948) keeps the identity of each face; the truncation of Brock et al. (2019, arXiv:1809.11096) does not.
     """
     if system.attributes:  # one by one, so that none depends on how many are drawn
-        plain = system._replace(attributes=())
+        plain = replace(system, attributes=())
         singles = (sample_latents(plain, rng, 1, truncate)[0] for _ in range(count))
         rows = [np.append(latent, sample_condition(system, rng)) for latent in singles]
         return np.array(rows, np.float32).reshape(count, system.z_dim)

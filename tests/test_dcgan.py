@@ -1,4 +1,5 @@
 import collections
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from systems import SYSTEMS, UPDATE_ORDERS, Layer
 
 OREILLY = SYSTEMS['oreilly']
 # The same kinds of layers, small enough to be quick.
-SMALL = OREILLY._replace(
+SMALL = replace(
+    OREILLY,
     latent_size=6,
     generator=(
         Layer('dense', (2, 2, 8), batch_norm=True),
@@ -86,11 +88,11 @@ def operations_behind(*targets):
 
 # --- attributes
 
-CONDITIONAL = SMALL._replace(attributes=('Smiling', 'Male', 'Young'))
+CONDITIONAL = replace(SMALL, attributes=('Smiling', 'Male', 'Young'))
 
 
 def test_the_discriminator_adds_the_projection_onto_the_condition_to_its_logits(session, rng):
-    linear = CONDITIONAL._replace(discriminator=SMALL.discriminator[-1:], discriminator_batch_norm=False)
+    linear = replace(CONDITIONAL, discriminator=SMALL.discriminator[-1:], discriminator_batch_norm=False)
     images, condition = normal(rng, 8, 28, 28, 3), rng.choice([-1, 1], (8, 3)).astype(np.float32)
     logits = dcgan.discriminator(linear, tf.constant(images), tf.constant(condition))
     initialize(session)
@@ -118,7 +120,7 @@ def test_real_and_generated_faces_have_the_condition_at_the_end_of_the_latents(s
 @pytest.mark.parametrize('order', UPDATE_ORDERS)
 @pytest.mark.parametrize('changes', [{}, {'objective': 'relativistic'}, {'spectral_norm': True}, {'r1': 1.0}])
 def test_a_step_trains_all_outputs_of_a_conditional_discriminator(session, rng, order, changes):
-    system = CONDITIONAL._replace(update_order=order, **changes)
+    system = replace(CONDITIONAL, update_order=order, **changes)
     inputs = dcgan.model_inputs(28, 28, 3, system.z_dim)
     train_opt = dcgan.model_opt(system, dcgan.model_loss(system, *inputs[:2]), inputs[2])
     initialize(session)
@@ -143,7 +145,7 @@ def test_placeholders_have_the_shapes_of_the_article():
 def test_the_discriminator_gives_each_image_one_logit_of_its_own(session, rng):
     images = normal(rng, 4, 28, 28, 3)
     placeholder = tf.placeholder(tf.float32, [None, 28, 28, 3])
-    logits = dcgan.discriminator(SMALL._replace(discriminator=SMALL.discriminator[::2]), placeholder)
+    logits = dcgan.discriminator(replace(SMALL, discriminator=SMALL.discriminator[::2]), placeholder)
     initialize(session)
     together = session.run(logits, {placeholder: images})
     alone = [session.run(logits, {placeholder: images[n : n + 1]})[0] for n in range(4)]
@@ -151,19 +153,19 @@ def test_the_discriminator_gives_each_image_one_logit_of_its_own(session, rng):
 
 
 def test_generated_images_fill_the_range_of_tanh(session, rng):
-    fake = dcgan.generator(SMALL._replace(weight_stddev=5.0), tf.constant(normal(rng, 8, 6)))
+    fake = dcgan.generator(replace(SMALL, weight_stddev=5.0), tf.constant(normal(rng, 8, 6)))
     initialize(session)
     images = session.run(fake)
     assert -1 <= images.min() < -0.99 and 0.99 < images.max() <= 1
 
 
 def test_only_layers_that_have_dropout_use_it_and_only_in_training(session, rng):
-    dropping = SMALL._replace(dropout=0.5, generator=(SMALL.generator[0]._replace(dropout=True), *SMALL.generator[1:]))
+    dropping = replace(SMALL, dropout=0.5, generator=(replace(SMALL.generator[0], dropout=True), *SMALL.generator[1:]))
     z = tf.constant(normal(rng, 8, 6))
     images = [
         dcgan.generator(system, z, training, reuse=tf.AUTO_REUSE)
         for training in (False, True)
-        for system in (dropping, dropping._replace(dropout=0.0), SMALL._replace(dropout=0.5))
+        for system in (dropping, replace(dropping, dropout=0.0), replace(SMALL, dropout=0.5))
     ]
     initialize(session)
     sampling, training = np.split(np.array(session.run(images)), 2)
@@ -173,14 +175,14 @@ def test_only_layers_that_have_dropout_use_it_and_only_in_training(session, rng)
 
 
 def test_a_discriminator_without_batch_norm_has_a_bias_in_each_layer():
-    dcgan.discriminator(SMALL._replace(discriminator_batch_norm=False), tf.zeros([8, 28, 28, 3]))
+    dcgan.discriminator(replace(SMALL, discriminator_batch_norm=False), tf.zeros([8, 28, 28, 3]))
     names = {variable.op.name for variable in tf.global_variables()}
     assert {f'discriminator/layer{number}/bias' for number in (1, 2, 3)} < names
     assert not any('batch_norm' in name for name in names)
 
 
 def test_spectral_normalisation_divides_each_kernel_by_its_largest_singular_value(session, rng):
-    system = SMALL._replace(spectral_norm=True, weight_stddev=1.0, discriminator_batch_norm=False)
+    system = replace(SMALL, spectral_norm=True, weight_stddev=1.0, discriminator_batch_norm=False)
     _, train_opt, feed = build(rng, system)
     variables = by_name(tf.trainable_variables('discriminator/'))
     with tf.variable_scope('discriminator', reuse=True, custom_getter=graph.layers.spectrally_normalized):
@@ -208,7 +210,7 @@ def test_spectral_normalisation_divides_each_kernel_by_its_largest_singular_valu
 )
 def test_losses_are_cross_entropies_of_the_labels(session, rng, labels):
     real_label, fake_label, wanted_label = labels
-    system = SMALL._replace(real_label=real_label, fake_label=fake_label, wanted_label=wanted_label)
+    system = replace(SMALL, real_label=real_label, fake_label=fake_label, wanted_label=wanted_label)
     real, z, _ = inputs = model_inputs()
     losses = dcgan.model_loss(system, real, z)
     logits = dcgan.discriminator(SMALL, real * 2, reuse=True), dcgan.discriminator(SMALL, losses.fake, reuse=True)
@@ -230,7 +232,7 @@ def test_losses_are_cross_entropies_of_the_labels(session, rng, labels):
 
 def test_the_hinge_objective_is_that_of_its_paper(session, rng):
     real, fake = normal(rng, 8, 1) * 2, normal(rng, 8, 1) * 2
-    system = SMALL._replace(objective='hinge')
+    system = replace(SMALL, objective='hinge')
     losses = [loss(system, tf.constant(real), tf.constant(fake)) for loss in LOSSES]
     d_loss, g_loss = session.run(losses)
     np.testing.assert_allclose(d_loss, np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean(), rtol=1e-5)
@@ -239,7 +241,7 @@ def test_the_hinge_objective_is_that_of_its_paper(session, rng):
 
 def test_the_relativistic_objective_compares_each_real_image_with_a_generated_one(session, rng):
     real, fake = normal(rng, 8, 1) * 2, normal(rng, 8, 1) * 2
-    system = SMALL._replace(objective='relativistic')
+    system = replace(SMALL, objective='relativistic')
     tensors = [function(system, tf.constant(real), tf.constant(fake)) for function in (*LOSSES, dcgan.probabilities)]
     d_loss, g_loss, (d_real, d_fake) = session.run(tensors)
     more_real = 1 / (1 + np.exp(fake - real))  # the probability
@@ -251,7 +253,7 @@ def test_the_relativistic_objective_compares_each_real_image_with_a_generated_on
 @pytest.mark.parametrize('step, factor', [(0, 3), (1, 0), (2, 0), (3, 3)])
 def test_r1_is_the_squared_gradient_at_real_images_every_few_steps(session, rng, step, factor):
     # A linear discriminator: its gradient is its kernel, whatever the image.
-    linear = SMALL._replace(discriminator=SMALL.discriminator[-1:], r1=0.5, r1_every=3)
+    linear = replace(SMALL, discriminator=SMALL.discriminator[-1:], r1=0.5, r1_every=3)
     real = tf.constant(normal(rng, 8, 4, 4, 3))
     dcgan.discriminator(linear, real)
     penalty = dcgan.gradient_penalty(linear, real)
@@ -265,7 +267,7 @@ def test_r1_is_the_squared_gradient_at_real_images_every_few_steps(session, rng,
 def test_r1_normalises_small_groups_of_images(session, rng, size, groups):
     # Linear but for the normalisation, whose gradient is that of Ioffe and Szegedy (2015).
     layers = Layer('conv2d', 5, kernel=1, batch_norm=True, activation=None), Layer('dense', (1,), activation=None)
-    system = SMALL._replace(discriminator=layers, r1=0.5, r1_every=1, batch_size=size)
+    system = replace(SMALL, discriminator=layers, r1=0.5, r1_every=1, batch_size=size)
     real = normal(rng, size, 28, 28, 3)
     dcgan.discriminator(system, tf.constant(real))
     penalty = dcgan.gradient_penalty(system, tf.constant(real))
@@ -286,7 +288,7 @@ def test_r1_normalises_small_groups_of_images(session, rng, size, groups):
 
 @pytest.mark.parametrize('batch_norm', [True, False])
 def test_the_gradient_of_r1_is_that_of_finite_differences(session, rng, batch_norm):
-    system = SMALL._replace(discriminator_batch_norm=batch_norm, r1=2.0, r1_every=1, batch_size=4, **STRAIGHT)
+    system = replace(SMALL, discriminator_batch_norm=batch_norm, r1=2.0, r1_every=1, batch_size=4, **STRAIGHT)
     real = tf.constant(normal(rng, 4, 28, 28, 3))
     dcgan.discriminator(system, real)
     penalty = dcgan.gradient_penalty(system, real)
@@ -305,7 +307,7 @@ def test_the_gradient_of_r1_is_that_of_finite_differences(session, rng, batch_no
 
 
 def test_the_discriminator_minimises_the_penalty_and_reports_its_loss_without_it(session, rng):
-    losses, train_opt, feed = build(rng, SMALL._replace(r1=1e4, r1_every=1))
+    losses, train_opt, feed = build(rng, replace(SMALL, r1=1e4, r1_every=1))
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
         plain = dcgan.model_loss(SMALL, *model_inputs()[:2])
     initialize(session)
@@ -318,7 +320,7 @@ def test_the_discriminator_minimises_the_penalty_and_reports_its_loss_without_it
 
 
 def test_scores_are_probabilities_of_being_real_even_if_the_real_label_is_0(session, rng):
-    system = SMALL._replace(real_label=0.0, fake_label=1.0, wanted_label=0.0)
+    system = replace(SMALL, real_label=0.0, fake_label=1.0, wanted_label=0.0)
     real, z, learning_rate = inputs = model_inputs()
     losses = dcgan.model_loss(system, real, z)
     learn = dcgan.minimize(system, losses.d_loss, learning_rate, tf.trainable_variables('discriminator/'))
@@ -361,7 +363,7 @@ def test_only_the_labels_of_the_discriminator_have_noise(session, rng):
     real, z, _ = inputs = model_inputs()
     exact = dcgan.model_loss(SMALL, real, z)
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-        noisy = dcgan.model_loss(SMALL._replace(label_noise=0.5), real, z)
+        noisy = dcgan.model_loss(replace(SMALL, label_noise=0.5), real, z)
     initialize(session)
     exact, noisy = session.run([exact, noisy], batch(rng, inputs))
     np.testing.assert_allclose(noisy.g_loss, exact.g_loss, rtol=1e-5)
@@ -373,7 +375,7 @@ def test_only_the_labels_of_the_discriminator_have_noise(session, rng):
 def test_real_and_generated_images_are_augmented_and_samples_are_not(monkeypatch, policy, passes):
     seen = []
     monkeypatch.setattr(graph.augment, 'translation', lambda images: seen.append(images) or images)
-    system = SMALL._replace(augment=policy)
+    system = replace(SMALL, augment=policy)
     real, z, learning_rate = model_inputs()
     dcgan.model_opt(system, dcgan.model_loss(system, real, z), learning_rate)
     dcgan.generator(system, z, training=False, reuse=tf.AUTO_REUSE)
@@ -384,7 +386,7 @@ def test_only_real_images_are_mirrored(session, rng):
     real, z, _ = inputs = model_inputs()
     plain = dcgan.model_loss(SMALL, real, z)
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-        flipped = dcgan.model_loss(SMALL._replace(flip=1.0), real, z)
+        flipped = dcgan.model_loss(replace(SMALL, flip=1.0), real, z)
     initialize(session)
     feed = batch(rng, inputs)
     mirrored = session.run(flipped, feed | {real: feed[real][:, :, ::-1]})
@@ -396,7 +398,7 @@ def test_only_real_images_are_mirrored(session, rng):
 
 
 def test_the_discriminators_learning_rate_is_the_generators_times_the_ratio(session, rng):
-    _, train_opt, feed = build(rng, SMALL._replace(learning_rate_ratio=4.0, optimizer='adam'))
+    _, train_opt, feed = build(rng, replace(SMALL, learning_rate_ratio=4.0, optimizer='adam'))
     kernels = [tf.trainable_variables(f'{name}/')[0] for name in ('discriminator', 'generator')]
     initialize(session)
     before = session.run(kernels)
@@ -429,7 +431,7 @@ def adam(w, gradient, rates, beta1=0.5, beta2=0.999):
 @pytest.mark.parametrize('optimizer', [adam, rmsprop], ids=lambda optimizer: optimizer.__name__)
 def test_optimisers_clip_gradients_and_let_the_learning_rate_decay(session, optimizer, clip):
     count, rate, decay = 6, 0.1, 0.25
-    system = SMALL._replace(optimizer=optimizer.__name__, clip_value=clip, learning_rate_decay=decay)
+    system = replace(SMALL, optimizer=optimizer.__name__, clip_value=clip, learning_rate_decay=decay)
     slopes, start = np.array([0.01, 0.3, 2, -40]), np.array([1.0, -2, 0.7, 1.5])
     w = tf.get_variable('w', initializer=start.astype(np.float32))
     loss = tf.reduce_sum(tf.constant(slopes, tf.float32) * w**2 / 2)
@@ -464,7 +466,7 @@ def by_name(variables):
 
 @pytest.mark.parametrize('update_order', UPDATE_ORDERS)
 def test_the_generator_is_updated_against_the_discriminator_of_its_update_order(session, rng, update_order):
-    losses, train_opt, feed = build(rng, SMALL._replace(update_order=update_order))
+    losses, train_opt, feed = build(rng, replace(SMALL, update_order=update_order))
     g, d = (by_name(tf.trainable_variables(scope)) for scope in ('generator/', 'discriminator/'))
     gradients = tf.gradients(losses.g_loss, list(g.values()))
     initialize(session)
@@ -515,7 +517,7 @@ def step_of_oreilly(system, batch_size=4):
 
 
 def test_a_step_with_fast_convolutions_is_that_with_those_of_tensorflow(monkeypatch):
-    system = OREILLY._replace(**STRAIGHT)
+    system = replace(OREILLY, **STRAIGHT)
     fast, fast_losses = step_of_oreilly(system)
     monkeypatch.setattr(graph.layers, 'convolution', tf.nn.conv2d)
     monkeypatch.setattr(
@@ -535,8 +537,8 @@ def test_a_step_with_fast_convolutions_is_that_with_those_of_tensorflow(monkeypa
 
 
 def test_bfloat16_is_for_layers_and_not_for_weights_statistics_losses_and_optimisers(rng):
-    (*losses, _), train_opt, _ = build(rng, SMALL._replace(precision='bf16'))  # but for the condition: there is none
-    store_statistics = dcgan.store_statistics(SMALL._replace(precision='bf16'), tf.zeros([8, 6]))
+    (*losses, _), train_opt, _ = build(rng, replace(SMALL, precision='bf16'))  # but for the condition: there is none
+    store_statistics = dcgan.store_statistics(replace(SMALL, precision='bf16'), tf.zeros([8, 6]))
     assert {variable.dtype.base_dtype for variable in tf.global_variables()} == {tf.float32, tf.int64}  # and the step
     assert {loss.dtype for loss in losses} == {tf.float32}
     types = collections.defaultdict(set)
@@ -553,9 +555,9 @@ def test_bfloat16_is_for_layers_and_not_for_weights_statistics_losses_and_optimi
 
 
 def test_gradients_in_bfloat16_are_those_in_float32_but_for_rounding():
-    system = OREILLY._replace(**STRAIGHT)
+    system = replace(OREILLY, **STRAIGHT)
     exact, exact_losses = step_of_oreilly(system, batch_size=8)
-    rounded, losses = step_of_oreilly(system._replace(precision='bf16'), batch_size=8)
+    rounded, losses = step_of_oreilly(replace(system, precision='bf16'), batch_size=8)
     assert all(value.dtype == np.float32 for name, value in rounded.items() if name != 'global_step')
     np.testing.assert_allclose(losses, exact_losses, rtol=0.05)
     for name, value in exact.items():
@@ -567,7 +569,7 @@ def test_gradients_in_bfloat16_are_those_in_float32_but_for_rounding():
 
 
 def test_a_step_compiled_by_xla_has_the_same_outcome(session, rng):
-    system = SMALL._replace(**STRAIGHT)
+    system = replace(SMALL, **STRAIGHT)
     _, train_opt, feed = build(rng, system)
     initialize(session)
     weights = session.run(tf.global_variables())
@@ -622,8 +624,8 @@ def test_stored_statistics_are_those_of_the_sampling_weights_without_dropout(ses
     ema = tf.train.ExponentialMovingAverage(decay, tf.train.get_or_create_global_step()) if decay else None
     _, train_opt, feed = build(rng, ema=ema)
     z = tf.constant(normal(rng, 64, 6))
-    dropping = tuple(layer._replace(dropout=True) for layer in SMALL.generator[:-1]) + SMALL.generator[-1:]
-    store_statistics = dcgan.store_statistics(SMALL._replace(dropout=dropout, generator=dropping), z, ema)
+    dropping = tuple(replace(layer, dropout=True) for layer in SMALL.generator[:-1]) + SMALL.generator[-1:]
+    store_statistics = dcgan.store_statistics(replace(SMALL, dropout=dropout, generator=dropping), z, ema)
     samples, of_batch = (
         dcgan.generator(SMALL, z, training, reuse=tf.AUTO_REUSE, ema=ema) for training in (False, True)
     )

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -185,7 +186,7 @@ def test_photos_get_faces_and_latents_that_draw_them(tmp_path, monkeypatch, caps
 def test_a_photo_is_cropped_as_for_training(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / 'aligned.png')
-    system = SYSTEMS['oreilly']._replace(image_size=54, crop=54)
+    system = replace(SYSTEMS['oreilly'], image_size=54, crop=54)
     np.testing.assert_array_equal(generate.read_photo(tmp_path / 'aligned.png', system), pixels[82:136, 62:116])
 
 

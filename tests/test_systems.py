@@ -1,6 +1,7 @@
 """The systems against their articles: shapes and parameters worked out by hand, and that each of them learns."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,10 +205,10 @@ def test_width_scales_the_hidden_channels_and_nothing_else(name):
                 assert after.output == (*before.output[:-1], before.output[-1] // 8)
             else:
                 assert after.output == before.output // 8
-            assert after._replace(output=before.output) == before
+            assert replace(after, output=before.output) == before
         assert thin_layers[-1] == full_layers[-1]
     assert thin.generator[-1].output == 3 and thin.discriminator[-1].output == (1,)
-    assert thin._replace(generator=full.generator, discriminator=full.discriminator) == full
+    assert replace(thin, generator=full.generator, discriminator=full.discriminator) == full
 
 
 def test_a_layer_has_at_least_one_channel():

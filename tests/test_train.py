@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -226,7 +227,7 @@ def test_a_request_to_stop_saves_and_ends(tmp_path, monkeypatch):
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, no_signals, monkeypatch):
     # The losses of the last step are still finite: only its update breaks the weights.
     run = new_run('--width 0.05 --batch-size 4 --steps 1 --samples 4', FACES, tmp_path / 'run')
-    monkeypatch.setitem(vars(run), 'system', run.system._replace(learning_rate=math.nan))
+    monkeypatch.setitem(vars(run), 'system', replace(run.system, learning_rate=math.nan))
     with pytest.raises(cli.UserError, match='not finite at step 1'):
         train.train(run, Replica())
     assert checkpoint_names(run.directory) == [] and read_log(run.directory) == []

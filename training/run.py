@@ -9,7 +9,7 @@ import os
 import zlib
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Run:
         if not system.attributes:
             return system
         conditions = self.dataset.conditions[self.dataset.training]
-        return system._replace(combinations=labels.combinations(conditions))
+        return replace(system, combinations=labels.combinations(conditions))
 
     @cached_property
     def steps_per_epoch(self) -> int:

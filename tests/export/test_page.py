@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -35,10 +36,11 @@ WAIT = 30_000  # for what the page does, milliseconds
 def narrow(name, width=1 / 32):
     """One of the SYSTEMS with few channels."""
     *layers, last = SYSTEMS[name].generator
-    return SYSTEMS[name]._replace(generator=(*(widened(layer, width) for layer in layers), last))
+    return replace(SYSTEMS[name], generator=(*(widened(layer, width) for layer in layers), last))
 
 
-MIXED = SYSTEMS['oreilly']._replace(
+MIXED = replace(
+    SYSTEMS['oreilly'],
     image_size=20,
     latent_size=7,
     latent='normal',
@@ -335,7 +337,7 @@ def test_latents_have_the_distribution_of_the_system(open_page, small, latent):
         )
     ).ravel()
     assert len(latents) == 3000 * 7
-    expected = sample_latents(SYSTEMS['oreilly']._replace(latent=latent), np.random.default_rng(0), 1000)
+    expected = sample_latents(replace(SYSTEMS['oreilly'], latent=latent), np.random.default_rng(0), 1000)
     at = np.linspace(0.01, 0.99, 21)
     np.testing.assert_allclose(np.quantile(latents, at), np.quantile(expected, at), atol=0.06)
 
@@ -351,7 +353,7 @@ def test_a_walk_is_the_interpolation_of_generate_py(open_page, small, latent):
         }""",
         [latent, *ends.tolist()],
     )
-    np.testing.assert_allclose(path, interpolate(MIXED._replace(latent=latent), ends)[:10], atol=1e-6)
+    np.testing.assert_allclose(path, interpolate(replace(MIXED, latent=latent), ends)[:10], atol=1e-6)
 
 
 def test_two_chosen_faces_are_the_ends_of_a_walk(open_page, small):

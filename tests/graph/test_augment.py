@@ -1,5 +1,7 @@
 """Augmentations sampled many times, against what their article says: one kind of change, its bounds, its frequency."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -81,7 +83,7 @@ def test_color_changes_brightness_saturation_and_contrast_of_whole_images(sample
 
 
 def test_instance_noise_is_normal_with_its_standard_deviation(sample):
-    noise = sample(lambda images: augment.augment(OREILLY._replace(instance_noise=0.1), images), 50) - FACE
+    noise = sample(lambda images: augment.augment(replace(OREILLY, instance_noise=0.1), images), 50) - FACE
     np.testing.assert_allclose([noise.mean(), noise.std()], [0, 0.1], atol=1e-3)
     np.testing.assert_allclose(np.mean(np.abs(noise) < 0.1), 0.6827, atol=0.01)
 
@@ -93,7 +95,7 @@ def test_without_settings_images_stay_as_they_are():
 
 def test_a_policy_makes_its_changes_in_order(sample):
     face = np.ones((28, 28, 3), np.float32)
-    system = OREILLY._replace(augment='color-translation-cutout')
+    system = replace(OREILLY, augment='color-translation-cutout')
     results = sample(lambda images: augment.augment(system, images), 50, face)
     # Of a uniform face only the brightness can change; what is uncovered or cut out stays 0, so colours came first.
     for result in results:
@@ -111,7 +113,7 @@ def test_changes_depend_on_the_step(sample):
 def test_gradients_pass_through_every_augmentation(rng, evaluate):
     image = tf.constant(np.tile(FACE, (4, 1, 1, 1)))
     weights = rng.standard_normal((4, 28, 28, 3), np.float32)
-    system = OREILLY._replace(augment='color-translation-cutout', instance_noise=0.1)
+    system = replace(OREILLY, augment='color-translation-cutout', instance_noise=0.1)
     (through_all,) = tf.gradients(tf.reduce_sum(augment.augment(system, image) * weights), image)
     shifted = augment.translation(image)
     (gradient,) = tf.gradients(tf.reduce_sum(shifted * weights), image)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -119,7 +121,7 @@ def test_dropout_depends_on_the_operation_and_the_step(dropped):
 )
 @pytest.mark.parametrize('stddev', [0, 0.02])
 def test_initial_weights_are_normal_or_glorot_uniform(evaluate, layer, side, fans, stddev):
-    system = OREILLY._replace(weight_stddev=stddev)
+    system = replace(OREILLY, weight_stddev=stddev)
     layers.network(system, (layer,), tf.zeros([1, side, side, 5]), training=True)
     (kernel,) = evaluate(*tf.global_variables('layer1/.*kernel'))
     if stddev:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,8 @@ from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
 from systems import SYSTEMS
 
 PLAIN = SYSTEMS['oreilly']
-SYSTEM = PLAIN._replace(attributes=('Smiling', 'Male', 'Bald'), combinations=('100', '100', '010', '011'))
-PETS = PLAIN._replace(attributes=('cats', 'dogs'), combinations=('10', '01', '01'))
+SYSTEM = replace(PLAIN, attributes=('Smiling', 'Male', 'Bald'), combinations=('100', '100', '010', '011'))
+PETS = replace(PLAIN, attributes=('cats', 'dogs'), combinations=('10', '01', '01'))
 
 
 # --- latents
@@ -16,7 +18,7 @@ PETS = PLAIN._replace(attributes=('cats', 'dogs'), combinations=('10', '01', '01
 
 @pytest.mark.parametrize('latent', ['uniform', 'normal'])
 def test_latents_end_with_their_conditions_and_do_not_depend_on_how_many_are_drawn(latent):
-    system = SYSTEM._replace(latent=latent)
+    system = replace(SYSTEM, latent=latent)
     latents = sample_latents(system, np.random.default_rng(3), 50)
     rng = np.random.default_rng(3)
     np.testing.assert_array_equal(latents, [sample_latents(system, rng, 1)[0] for _ in range(50)])
@@ -39,11 +41,11 @@ def test_conditions_are_drawn_as_often_as_they_occur():
 
 
 def test_conditions_are_interpolated_in_straight_lines_and_latents_as_without_them():
-    system = SYSTEM._replace(latent='normal')
+    system = replace(SYSTEM, latent='normal')
     latents = sample_latents(system, np.random.default_rng(0), 2)
     latents[:, 100:] = [[1, -1, -1], [-1, -1, 1]]
     path = interpolate(system, latents)
-    np.testing.assert_allclose(path[:, :100], interpolate(PLAIN._replace(latent='normal'), latents[:, :100]))
+    np.testing.assert_allclose(path[:, :100], interpolate(replace(PLAIN, latent='normal'), latents[:, :100]))
     assert path[STEPS_PER_LEG // 2, 100:].tolist() == [0, -1, 0]
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ def test_the_first_layer_includes_its_batch_normalisation():
 
 
 def test_a_first_layer_without_batch_normalisation_is_its_kernel():
-    system = SYSTEMS['kdnuggets']._replace(generator=(Layer('dense', (2, 2, 3)),), latent_size=5)
+    system = replace(SYSTEMS['kdnuggets'], generator=(Layer('dense', (2, 2, 3)),), latent_size=5)
     with tf.Graph().as_default(), open_session() as session:
         z = tf.placeholder(tf.float32, [None, 5])
         images = dcgan.generator(system, z, training=False)

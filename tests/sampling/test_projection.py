@@ -1,4 +1,5 @@
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,8 +26,8 @@ def faces_of(generator, latents):
 @contextlib.contextmanager
 def small_generator(latent='uniform'):
     """A small generator of 16x16 pixels with random weights, large enough for its images to differ."""
-    system = SYSTEMS['oreilly']._replace(
-        image_size=16, latent_size=10, latent=latent, generator=SMALL, weight_stddev=0.3
+    system = replace(
+        SYSTEMS['oreilly'], image_size=16, latent_size=10, latent=latent, generator=SMALL, weight_stddev=0.3
     )
     with tf.Graph().as_default(), open_session() as session:
         tf.set_random_seed(0)
