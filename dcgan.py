@@ -69,7 +69,7 @@ def network(system: System, layers, x, training, statistics=None, ghost_size=Non
 def generator(system: System, z, training=True, reuse=False, ema=None, statistics=None):
     """Images (N, H, W, C) in -1..1 from latents (N, z_dim). A conditional system's latents end with the conditions.
 
-    training: normalise with the statistics of the batch, and apply dropout; otherwise use stored statistics, in float32.
+    training: normalise with the statistics of the batch, and apply dropout; otherwise use stored ones, in float32.
     ema: a `tf.train.ExponentialMovingAverage` whose averages take the place of the weights.
     statistics: a list that gets the operations which store the statistics of the batch.
     """

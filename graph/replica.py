@@ -1,7 +1,7 @@
 """The processes that train together, as the graph and the training loop see them.
 
-`Replica` is the single-process default: every method is a no-op or plain TensorFlow. `distributed.cluster.Worker`, one of
-several processes, overrides them. Layers and optimisers ask `current_replica()` and need not know which one it is.
+`Replica` is the single-process default: every method is a no-op or plain TensorFlow. `distributed.cluster.Worker`,
+one of several processes, overrides them. Layers and optimisers call `current_replica()`.
 """
 
 import contextlib
@@ -97,9 +97,9 @@ class Replica:
         """Wait until all replicas have come to this call."""
 
 
-_current: contextvars.ContextVar[Replica] = contextvars.ContextVar('replica', default=Replica())
+_current: contextvars.ContextVar[Replica] = contextvars.ContextVar('replica')
 
 
 def current_replica() -> Replica:
     """The replica whose `scope` is open, or a single-process Replica."""
-    return _current.get()
+    return _current.get(Replica())

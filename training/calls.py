@@ -65,7 +65,7 @@ class Calls:
         return next(self.ready)
 
     def run_steps(self, session, feed: dict, stop) -> tuple:
-        """Make the steps of a call. Returns the `dcgan.Losses` of each step, and whether a replica was asked to stop."""
+        """Make the steps of a call. Returns their `dcgan.Losses`, and whether a replica was asked to stop."""
         losses, stopped = self.replica.run(session, self.model.losses, feed, stop)
         count = feed[self.model.count]
         seconds = (time.perf_counter() - self.began) / count

@@ -71,7 +71,7 @@ def sign_of_failure(system: System, d_loss: float, generated: float, real: float
         labels = [label + (1 - 2 * label) * system.label_noise / 2 for label in (system.real_label, system.fake_label)]
         lowest = sum(p * math.log(1 / p) for label in labels for p in (label, 1 - label) if p)
     if d_loss < lowest + LOSS_MARGIN:
-        return f'the discriminator separates real from generated faces almost perfectly (loss {d_loss:.4f}, minimum {lowest:.4f})'
+        return f'the discriminator separates real from generated faces (loss {d_loss:.4f}, minimum {lowest:.4f})'
     if generated < real * MIN_DIVERSITY:
         return f'the faces hardly differ (diversity {generated:.2f}, real faces {real:.2f})'
     return None

@@ -245,7 +245,7 @@ def check_length(run: Run) -> None:
         raise cli.UserError(f'--evaluate-every: none of the {len(dataset.faces)} faces is held out; see --hold-out')
     if run.checkpoint and run.checkpoint.step >= run.last_step:
         raise cli.UserError(
-            f'{run.checkpoint.prefix} is already at the last step, {run.last_step}: raise --epochs or --steps to continue'
+            f'{run.checkpoint.prefix} is at the last step, {run.last_step}: raise --epochs or --steps to continue'
         )
 
 
