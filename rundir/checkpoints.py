@@ -1,7 +1,10 @@
 """The checkpoints of a run: saved, found, checked, deleted.
 
-`step-N`: the last few. `keep-N`: one every few epochs, never deleted. `best-N`: the one whose faces were nearest to
-held-out ones. A checkpoint is named by its prefix, as TensorFlow has it, and exists once its index does.
+    step-N    the last few
+    keep-N    one every few epochs, never deleted
+    best-N    the one whose samples were nearest to held-out faces
+
+Checkpoints are addressed by TensorFlow's prefix, checkpoints/step-N. One is complete when its .index file exists.
 """
 
 import csv
@@ -16,7 +19,7 @@ from common import cli
 from config.settings import NEWEST
 from graph.session import tf
 
-MAX_STEP_CHECKPOINTS = 3
+MAX_STEP_CHECKPOINTS = 3  # step-N checkpoints that are kept
 
 
 class Checkpoint(NamedTuple):
@@ -31,19 +34,19 @@ class Checkpoint(NamedTuple):
 
 
 def find_all(run_dir: Path, kind: str = r'\w+') -> list[Checkpoint]:
-    """All checkpoints of a run, or those of a kind, the newest last."""
+    """All checkpoints of a run, or all of one kind, the newest last."""
     folder = run_dir / 'checkpoints'
     matches = (re.fullmatch(rf'({kind}-(\d+))\.index', path.name) for path in folder.glob('*.index'))
     return sorted(Checkpoint(int(match[2]), folder / match[1]) for match in matches if match)
 
 
 def find_best(run_dir: Path) -> Checkpoint | None:
-    """The checkpoint whose faces were nearest to held-out ones, of a run with --evaluate-every."""
+    """The best-N checkpoint of a run with --evaluate-every, or None."""
     return next(reversed(find_all(run_dir, 'best')), None)
 
 
 def best_distance(run_dir: Path) -> float:
-    """The distance that log.csv has for the best checkpoint; infinite where there is none."""
+    """The logged distance of the best checkpoint; infinite if there is none."""
     best = find_best(run_dir)
     with open(run_dir / 'log.csv', newline='') as file:
         distances = {row['step']: float(row['swd']) for row in csv.DictReader(file) if row['swd']}
@@ -51,7 +54,7 @@ def best_distance(run_dir: Path) -> float:
 
 
 def find(path: Path) -> tuple[Path, Checkpoint]:
-    """The run directory and the checkpoint meant by `path`: a checkpoint, or the best or else newest one of a run.
+    """The run directory and the checkpoint at `path`: a checkpoint, or the best or else newest one of a run.
 
     Raises UserError.
     """
@@ -69,12 +72,12 @@ def find(path: Path) -> tuple[Path, Checkpoint]:
 
 
 def is_intact(checkpoint: Checkpoint) -> bool:
-    """Whether every tensor of a checkpoint can be read, which is when TensorFlow compares checksums."""
+    """Whether every tensor of a checkpoint can be read. TensorFlow compares checksums as it reads."""
     try:
         saved = tf.train.NewCheckpointReader(os.fsencode(checkpoint.prefix))
         for name in saved.get_variable_to_shape_map():
             saved.get_tensor(name)
-    except Exception:  # a damaged file makes the reader raise nearly anything: OpError, IndexError, ValueError
+    except Exception:  # OpError, IndexError, ValueError and others, if the file is damaged
         return False
     return True
 
@@ -89,7 +92,8 @@ def find_to_resume(run_dir: Path, step: float) -> Checkpoint | None:
     for checkpoint in reversed(wanted):
         if is_intact(checkpoint):
             return checkpoint
-        print(f'{checkpoint.prefix} is damaged' + (': going back to the one before' if checkpoint != wanted[0] else ''))
+        fallback = ', falling back to the previous checkpoint' if checkpoint != wanted[0] else ''
+        print(f'{checkpoint.prefix} is damaged{fallback}')
     if step != NEWEST and not wanted:
         steps = ', '.join(str(checkpoint.step) for checkpoint in checkpoints) or 'none'
         raise cli.UserError(f'{run_dir} has no checkpoint of step {step}, only of {steps}')
@@ -107,7 +111,7 @@ def save(session, saver, run_dir: Path, kind: str, step: int, healthy: int) -> N
     prefix = run_dir / 'checkpoints' / f'{kind}-{step}'
     try:
         write(session, saver, prefix)
-    except tf.errors.OpError:  # its message begins with a stack of operations
+    except tf.errors.OpError:  # whose message would begin with a stack of operations
         delete_unfinished(run_dir)
         raise cli.UserError(
             f'no checkpoint of step {step}: {prefix.parent} cannot be written, the disk may be full; '
@@ -119,7 +123,7 @@ def save(session, saver, run_dir: Path, kind: str, step: int, healthy: int) -> N
 def write(session, saver, prefix: Path) -> None:
     """Write a checkpoint. Raises tf.errors.OpError.
 
-    As `saver.save` does, which takes only names that are UTF-8 and that Python's locale can encode.
+    `saver.save` would refuse names that are not UTF-8, or that Python's locale cannot encode.
     """
     session.run(saver.saver_def.save_tensor_name, {saver.saver_def.filename_tensor_name: os.fsencode(prefix)})
 
@@ -134,7 +138,7 @@ def restore(session, saver, checkpoint: Checkpoint) -> None:
 
 
 def delete_unfinished(run_dir: Path) -> None:
-    """Delete what a killed process, or a full disk, left of checkpoints that were being written."""
+    """Delete the unfinished checkpoints that a killed process or a full disk left."""
     for path in run_dir.glob('checkpoints/*'):
         prefix, data, _ = path.name.partition('.data-')
         if '.tempstate' in path.name or (data and not path.with_name(f'{prefix}.index').exists()):
@@ -145,12 +149,12 @@ def delete_unfinished(run_dir: Path) -> None:
 def delete_old(run_dir: Path, healthy: int) -> None:
     """Delete all `best-` checkpoints but the newest, and all `step-` ones but the last few.
 
-    The newest `step-` checkpoint up to step `healthy` stays as well: the training did not fail until then.
+    healthy: the last step before signs of failure; the newest `step-` checkpoint up to it stays as well.
     """
     best, steps = (find_all(run_dir, kind) for kind in ('best', 'step'))
     recent = steps[-MAX_STEP_CHECKPOINTS:] + [found for found in steps if found.step <= healthy][-1:]
     for checkpoint in best[:-1] + [found for found in steps if found not in recent]:
-        for path in checkpoint.files():  # without its index it is no checkpoint any more
+        for path in checkpoint.files():  # the .index first, so that a half-deleted checkpoint is never found
             path.unlink()
 
 
@@ -160,14 +164,14 @@ def find_grids(run_dir: Path) -> list[Path]:
 
 
 def find_later_files(run_dir: Path, step: int) -> list[Path]:
-    """The files of checkpoints and grids from after `step`."""
+    """The files of checkpoints and grids of steps after `step`."""
     saved = [path for found in find_all(run_dir) if found.step > step for path in found.files()]
     return saved + [path for path in find_grids(run_dir) if int(path.stem.removeprefix('step-')) > step]
 
 
 def advice_to_go_back(run_dir: Path, healthy: int) -> str:
-    """How to go back to the newest checkpoint up to step `healthy`."""
+    """The command that returns to the newest checkpoint up to step `healthy`."""
     steps = [found.step for found in find_all(run_dir) if found.step <= healthy]
     if not steps:
-        return 'no checkpoint is from before: start again with a lower --learning-rate or another --seed'
-    return f'to go back: python train.py --resume {steps[-1]} --run-dir {shlex.quote(str(run_dir))}'
+        return 'there is no earlier checkpoint: restart with a lower --learning-rate or another --seed'
+    return f'to return to step {steps[-1]}: python train.py --resume {steps[-1]} --run-dir {shlex.quote(str(run_dir))}'

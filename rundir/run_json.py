@@ -1,4 +1,4 @@
-"""A run directory and its run.json: everything it takes to resume, to generate and to evaluate."""
+"""run.json, which is enough to resume a run, draw with it and evaluate it; and the lock of a run directory."""
 
 import contextlib
 import json
@@ -14,8 +14,8 @@ from config.settings import ADDED, PATHS, check_settings, system_of
 from graph.session import tf
 from systems import System
 
-# Of run.json. 1 had no such number. Up to 2, `recommended` had the networks of `oreilly`; the other values of a system
-# are in the settings.
+# Version of run.json. Version 1 had no such number. Up to version 2, `recommended` had the networks of `oreilly`; all
+# other values of a system are in the settings.
 FORMAT = 3
 
 

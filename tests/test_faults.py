@@ -101,7 +101,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_ends_the_sam
     for name in ('step-10', 'keep-10'):
         flip_bit(copy / 'checkpoints' / f'{name}.data-00000-of-00001')
     result = run_command('train.py', '--run-dir', copy, '--resume', cwd=tmp_path)
-    assert result.returncode == 0 and 'step-10 is damaged: going back' in result.stdout
+    assert result.returncode == 0 and 'step-10 is damaged, falling back' in result.stdout
     assert tensors(copy / 'checkpoints' / 'step-10') == tensors(trained / 'checkpoints' / 'step-10')
     assert log(copy) == log(trained)
 

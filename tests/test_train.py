@@ -486,7 +486,7 @@ def test_a_run_begins_with_the_weights_of_another_and_needs_it_no_more(copy, pic
     )
     assert result.returncode == 0 and result.stderr == '', result.stderr
     assert (
-        f'Initial weights from {find(other)[1].prefix}: all of the generator; all of the discriminator\n'
+        f'Initial weights from {find(other)[1].prefix}: generator copied; discriminator copied\n'
         in result.stdout
     )
     shutil.rmtree(other)

@@ -51,7 +51,7 @@ def saved(path):
 
 def test_both_networks_are_taken_and_the_optimisers_begin_anew(other, capsys):
     variables, values = begin(other, ''), saved(other)
-    assert capsys.readouterr().out.endswith('/step-7: all of the generator; all of the discriminator\n')
+    assert capsys.readouterr().out.endswith('/step-7: generator copied; discriminator copied\n')
     of_networks = {name for name in variables if name.startswith(('generator/', 'discriminator/'))}
     assert any(name.endswith('/ExponentialMovingAverage') for name in of_networks)
     for name in of_networks:
@@ -63,7 +63,7 @@ def test_both_networks_are_taken_and_the_optimisers_begin_anew(other, capsys):
 
 def test_a_generator_alone_is_its_own_average(capsys):
     variables, values = begin(PRETRAINED, '--system recommended --width 1'), saved(PRETRAINED)
-    assert capsys.readouterr().out.endswith('all of the generator; nothing of the discriminator (not there)\n')
+    assert capsys.readouterr().out.endswith('generator copied; discriminator not copied (not there)\n')
     for name in ('generator/layer1/dense/kernel', 'generator/layer2/batch_norm/gamma'):
         np.testing.assert_array_equal(variables[name], values.get_tensor(name))
         np.testing.assert_array_equal(variables[f'{name}/ExponentialMovingAverage'], values.get_tensor(name))
@@ -72,8 +72,8 @@ def test_a_generator_alone_is_its_own_average(capsys):
 def test_what_does_not_fit_is_named_and_starts_at_random(other, capsys):
     variables, values = begin(other, '--latent-size 7 --no-discriminator-batch-norm --image-size 32'), saved(other)
     assert capsys.readouterr().out.endswith(
-        'all of the generator, but for layer1 (other shape); all of the discriminator, '
-        'but for layer4 (other shape), layer2/bias (not there), layer3/bias (not there)\n'
+        'generator copied except layer1 (other shape); discriminator copied '
+        'except layer4 (other shape), layer2/bias (not there), layer3/bias (not there)\n'
     )
     assert variables['generator/layer1/dense/kernel'].shape[0] == 7
     assert (variables['generator/layer1/batch_norm/gamma'] == 1).all()  # as it would be without another run

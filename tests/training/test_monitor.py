@@ -167,6 +167,6 @@ def test_a_training_that_fails_is_reported_with_the_way_back(tmp_path, monkeypat
     assert (run_dir / 'warnings.log').read_text().endswith(f'{warning}\n')
     assert len((run_dir / 'warnings.log').read_text().splitlines()) == 1
     assert 'since step 100 the discriminator tells all faces apart' in warning
-    command = shlex.split(warning.split('to go back: ')[1])
+    command = shlex.split(warning.rpartition(': ')[2])
     assert command == ['python', 'train.py', '--resume', '100', '--run-dir', str(run_dir)]
     assert Checkpoint(100, run_dir / 'checkpoints' / 'step-100') in find_all(run_dir)
