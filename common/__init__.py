@@ -1,1 +1,1 @@
-"""What every command needs: arguments, errors, files, progress bars."""
+"""Shared by all commands: arguments, errors, files, progress bars."""

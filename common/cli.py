@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from common import files
 
-STOPPED = 75  # exit status of a training that has saved before its end: EX_TEMPFAIL of sysexits.h, "try again"
+STOPPED = 75  # exit status after a stop signal and a last checkpoint: EX_TEMPFAIL of sysexits.h, "try again"
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is one line and says how."""
+    """An error that the user can fix; the message is one line and says how."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,9 +41,10 @@ def number(kind, low: float, high: float, *, exclusive: bool = False):
         try:
             value = kind(text)
         except ValueError:
-            value = float('nan')  # in no range
+            value = float('nan')  # outside every range
         if not low <= value <= high or (exclusive and value == low):
-            name, bound = {int: 'a whole number', float: 'a number'}[kind], 'above' if exclusive else 'from'
+            name = {int: 'a whole number', float: 'a number'}[kind]
+            bound = 'above' if exclusive else 'from'
             raise argparse.ArgumentTypeError(f'{text!r} is not {name} {bound} {low} to {high}')
         return value
 
@@ -51,9 +52,9 @@ def number(kind, low: float, high: float, *, exclusive: bool = False):
 
 
 def path(text: str) -> Path:
-    """An argparse type: a path that is not empty. Path('') would be the working directory."""
+    """An argparse type: a path. Refuses the empty string, because Path('') is the working directory."""
     if not text:
-        raise argparse.ArgumentTypeError('it is empty')
+        raise argparse.ArgumentTypeError('the path is empty')
     return Path(text)
 
 
@@ -61,50 +62,50 @@ def path(text: str) -> Path:
 def output_folder(chosen: Path | None, default: str) -> Iterator[Path]:
     """Yield the folder for results: `chosen`, or the first of DEFAULT, DEFAULT-2, ... without files.
 
-    Other commands cannot take it meanwhile, and it is gone afterwards if nothing was written to it. Raises UserError if
-    it has files or another command writes to it, and OSError if it cannot be written.
+    The folder is locked while in use, and removed again if it stays empty. Raises UserError if it has files or another
+    command is using it, and OSError if it cannot be written.
     """
     for out in [chosen] if chosen else files.numbered(Path(default)):
         new = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
         files.check_writable(out)
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, files.naming(out):
+            # Take this folder, or continue with the next one.
             try:
                 files.lock_folder(out, stack)
                 problem = f'{out} is not empty' if files.has_files(out) else ''
             except BlockingIOError:
-                problem = f'another command writes to {out}'
-            if not problem:
-                try:
-                    with files.naming(out):
-                        yield out
-                finally:
-                    if new:
-                        with contextlib.suppress(OSError):  # it is not empty
-                            out.rmdir()
-                return
+                problem = f'another command is writing to {out}'
+            if problem:
+                continue
+            try:
+                yield out
+            finally:
+                if new:
+                    with contextlib.suppress(OSError):  # the folder has results
+                        out.rmdir()
+            return
     raise UserError(f'{problem}: choose another folder with --out')
 
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yield the path of a folder to be made, which becomes `out` on success; otherwise nothing is left behind.
+    """Yield the path of a folder to create, which is renamed to `out` on success; an error leaves nothing behind.
 
     Raises UserError if `out` exists, and OSError if it cannot be written.
     """
     if os.path.lexists(out):
         raise UserError(f'{out} already exists: choose another folder')
-    files.check_writable(out)
-    existing = next(folder for folder in out.absolute().parents if folder.exists())
-    with files.naming(out), tempfile.TemporaryDirectory(dir=existing, prefix='.') as temporary:
+    parent = files.check_writable(out)
+    with files.naming(out), tempfile.TemporaryDirectory(dir=parent, prefix='.') as temporary:
         yield (folder := Path(temporary, out.name))
         out.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(out)
 
 
 def progress(**options) -> tqdm:
-    """A progress bar with speed and time left, silent where stderr is not a terminal. Takes tqdm's options."""
-    tqdm.set_lock(threading.RLock())  # tqdm's own lock includes a semaphore, which a killed process leaves behind
+    """A tqdm progress bar, which is silent if stderr is not a terminal. Takes tqdm's options."""
+    tqdm.set_lock(threading.RLock())  # tqdm's default lock includes a semaphore, which a killed process would leak
     return tqdm(disable=None, **options)
 
 
@@ -129,7 +130,7 @@ def stop_on_signals() -> threading.Event:
 
 
 class Output:
-    """A standard stream that falls silent once its reader or its terminal has gone: the work goes on."""
+    """A standard stream that ignores a closed pipe or terminal, so that training outlives its reader."""
 
     def __init__(self, stream):
         self._stream = stream
@@ -137,41 +138,39 @@ class Output:
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
 
-    def write(self, text: str) -> int:
-        with self._silent_without_reader():
-            self._stream.write(text)
-        return len(text)
+    def write(self, text: str) -> None:
+        self._call(self._stream.write, text)
 
     def flush(self) -> None:
-        with self._silent_without_reader():
-            self._stream.flush()
+        self._call(self._stream.flush)
 
-    @contextlib.contextmanager
-    def _silent_without_reader(self):
+    def _call(self, method, *args) -> None:
         try:
-            yield
+            method(*args)
         except OSError as error:
-            with open(os.devnull, 'wb') as nowhere:  # for what is still buffered, and for TensorFlow's own messages
-                os.dup2(nowhere.fileno(), self._stream.fileno())
-            if error.errno not in (errno.EPIPE, errno.EIO):
+            # Send the rest to /dev/null: text that is still buffered, and messages of TensorFlow's C++ code.
+            with open(os.devnull, 'wb') as null:
+                os.dup2(null.fileno(), self._stream.fileno())
+            if error.errno not in (errno.EPIPE, errno.EIO):  # closed pipe, closed terminal
                 raise
 
 
 def open_streams() -> None:
-    """Make sure that the standard streams can be used, whatever the caller did with them or does later."""
-    for name, mode in ('stdin', 'r'), ('stdout', 'w'), ('stderr', 'w'):
-        if getattr(sys, name) is None:  # closed by the caller: the next file opened would get its number
-            stream = open(os.devnull, mode)  # noqa: SIM115
+    """Make stdin, stdout and stderr usable even if the caller has closed them or closes them later."""
+    for name in 'stdin', 'stdout', 'stderr':
+        stream = getattr(sys, name)
+        # Replace a closed stream: the next file opened would get its number, and a child process would write to it.
+        if stream is None:
+            stream = open(os.devnull, 'r' if name == 'stdin' else 'w')  # noqa: SIM115
             os.set_inheritable(stream.fileno(), True)
-            setattr(sys, name, stream)
-        if mode == 'w':
-            stream = getattr(sys, name)
-            stream.reconfigure(line_buffering=True, errors='backslashreplace')  # odd paths
-            setattr(sys, name, Output(stream))
+        if name != 'stdin':
+            stream.reconfigure(line_buffering=True, errors='backslashreplace')  # paths may not fit the encoding
+            stream = Output(stream)
+        setattr(sys, name, stream)
 
 
 def exit_status(error: BaseException | None) -> int:
-    """Report an error and return the exit status: one line and 2 for what the user can put right."""
+    """Report an error and return the exit status. For an error that the user can fix: one line, and 2."""
     if error is None:
         return 0
     if isinstance(error, SystemExit):
@@ -189,10 +188,9 @@ def exit_status(error: BaseException | None) -> int:
 def run(main) -> NoReturn:
     """Run a command and exit with its status."""
     open_streams()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception removes temporary files
     try:
         main()
-        status = 0
     except BaseException as error:
-        status = exit_status(error)
-    sys.exit(status)
+        sys.exit(exit_status(error))
+    sys.exit(0)

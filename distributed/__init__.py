@@ -1,1 +1,1 @@
-"""Several processes that train as one: who they are, what they send one another, and how they start on one machine."""
+"""Multi-process training: cluster description, collective operations, local launcher."""

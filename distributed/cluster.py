@@ -1,4 +1,4 @@
-"""The workers that TF_CONFIG names: processes that train together, on `tf.distribute.Server` and collectives."""
+"""The workers of TF_CONFIG: processes that train together, each with a `tf.distribute.Server`."""
 
 import contextlib
 import json
@@ -16,23 +16,25 @@ from distributed.socket_filter import listen_only_on
 from graph.replica import Replica
 from graph.session import session_config, tf
 
-JOBS = ('chief', 'worker')  # the jobs of TF_CONFIG, in the order in which their tasks are counted
-LAUNCHED = 'launch.py'  # TF_CONFIG's "environment" in a worker that `launch` has started
+JOBS = ('chief', 'worker')  # jobs of TF_CONFIG, in the order in which their tasks are numbered
+LAUNCHED = 'launch.py'  # "environment" in the TF_CONFIG of a worker started by `launch`
 LOST = 3  # exit status of such a worker when it has lost another
-ADVICE = '; all workers have ended. To go on from the last checkpoint: --resume with --run-dir'
+ADVICE = '; all workers have stopped. Resume with --resume --run-dir RUN'
 LOST_ERRORS = ('UnavailableError', 'DeadlineExceededError', 'AbortedError', 'CancelledError', 'FailedPreconditionError')
-MAX_JSON_BYTES = 1 << 16  # of a value that is broadcast
-START_FACTOR = 10  # a worker may take this many times the timeout to start: its machine may have to start first
-PROBES = 10  # of every other worker in each timeout
-# How HTTP/2 begins, with empty settings. gRPC of TensorFlow 2.16 keeps a connection without it open for two minutes.
+MAX_JSON_BYTES = 1 << 16  # size of a value that is broadcast
+START_FACTOR = 10  # timeouts that a worker may take to start, since its machine may have to start first
+PROBES = 10  # probes of each other worker per timeout
+# Preface of HTTP/2 with empty settings. gRPC of TensorFlow 2.16 keeps a connection without it open for two minutes.
 GREETING = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 def from_environment(timeout: float):
-    """The `Worker` that TF_CONFIG says this process is, or a `Replica` alone. Raises UserError if it is malformed."""
+    """The `Worker` that TF_CONFIG describes, or a single-process `Replica`. Raises UserError if it is malformed."""
     text = os.environ.get('TF_CONFIG')
     if not text:
         return Replica()
+
+    # Number the tasks of all jobs: the index of this one is its number.
     try:
         config = json.loads(text)
         jobs, task = config['cluster'], config['task']
@@ -40,12 +42,13 @@ def from_environment(timeout: float):
         index = list(tasks).index((task['type'], int(task['index'])))
     except (ValueError, KeyError, TypeError, AttributeError):
         example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
-        problem = f'TF_CONFIG is malformed: it should be like {example}, with a task that is in the cluster'
-        raise cli.UserError(problem) from None
+        raise cli.UserError(f'TF_CONFIG is malformed; expected {example}, with a task of the cluster') from None
+
+    # Refuse clusters in which these workers could not train together.
     if unknown := sorted(set(jobs) - set(JOBS)):
-        raise cli.UserError(f'TF_CONFIG: the jobs can be {" and ".join(JOBS)}, not {", ".join(unknown)}')
+        raise cli.UserError(f'TF_CONFIG: unknown job {", ".join(unknown)}; the jobs are {" and ".join(JOBS)}')
     if ('chief', 1) in tasks:
-        raise cli.UserError('TF_CONFIG: there can be only one chief')
+        raise cli.UserError('TF_CONFIG: more than one chief')
     addresses = list(tasks.values())
     if len({split_address(address) for address in addresses}) < len(addresses):
         raise cli.UserError('TF_CONFIG: two workers have the same address')
@@ -57,15 +60,15 @@ def split_address(address) -> tuple[str, int]:
     """The host and the port of an address. Raises UserError."""
     host, _, port = address.rpartition(':') if isinstance(address, str) else ('', '', '')
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise cli.UserError(f'TF_CONFIG: {address!r} is not an address like host:2222')
+        raise cli.UserError(f'TF_CONFIG: {address!r} is not an address of the form host:port')
     return host.strip('[]'), int(port)
 
 
 def answers(address: str, timeout: float) -> bool:
-    """Whether the worker at an address is alive: TensorFlow's server returns a greeting.
+    """Whether the worker at an address is alive: its TensorFlow server returns a greeting.
 
-    Its threads do so whatever Python is busy with. A process that is stopped does not, though its kernel still accepts
-    connections for it.
+    gRPC answers from its own threads, even while Python is busy. For a process that is stopped, the kernel still
+    accepts connections, but no greeting comes.
     """
     with contextlib.suppress(OSError), socket.create_connection(split_address(address), timeout) as connection:
         connection.sendall(GREETING)
@@ -74,44 +77,42 @@ def answers(address: str, timeout: float) -> bool:
 
 
 def shard_size(batch_size: int, count: int) -> int:
-    """The size of each worker's shard of a batch. Raises UserError if the shards of `count` workers are not equal."""
+    """The size of each worker's shard of a batch. Raises UserError if `count` workers cannot have equal shards."""
     size, rest = divmod(batch_size, count)
     if rest:
         choices = ' or '.join(str(number * count) for number in (size, size + 1) if number)
         problem = f'a batch of {batch_size} cannot be divided equally among {count} workers'
-        raise cli.UserError(f'{problem}: --batch-size {choices}')
+        raise cli.UserError(f'{problem}: use --batch-size {choices}')
     return size
 
 
 class Worker(CollectiveReplica):
     """One of several processes that train together.
 
-    When another worker ends, is stopped or becomes unreachable, this process ends too, at once and from wherever it is:
-    TensorFlow's sessions and servers might wait for the other worker indefinitely. A worker that is at work may let
-    the others wait for as long as it likes.
+    When another worker ends, is stopped or becomes unreachable, this process ends too, at once and from any thread,
+    because TensorFlow's sessions and servers might wait for the other worker indefinitely. Slow workers are fine; only
+    unresponsive ones count as lost.
     """
 
     def __init__(self, index: int, addresses: list[str], timeout: float, launched: bool = False):
-        """addresses: host:port of each worker. timeout: seconds of silence after which one is lost.
-
-        launched: started by `launch`.
-        """
+        """addresses: host:port of each worker. timeout: seconds of silence. launched: started by `launch`."""
         super().__init__(index, len(addresses))
         self.addresses, self.timeout, self.launched = addresses, timeout, launched
         self._finished = threading.Event()
-        self._ending = threading.Lock()  # held by the thread that ends the process, so that only one reports
+        self._ending = threading.Lock()  # held by the thread that ends the process, so that there is one report
 
     def __enter__(self):
-        """Start the server, wait until all workers answer, for START_FACTOR times the timeout, and watch over them."""
+        """Start the server, wait for all workers, at most START_FACTOR times the timeout, and start watching them."""
         if self.launched:
             threading.Thread(target=self._follow_launcher, daemon=True).start()
         try:
             self._start_server()
+            # Wait for one worker after the other, and watch each from then on.
             deadline = time.monotonic() + START_FACTOR * self.timeout
             for index, address in enumerate(self.addresses):
                 while not answers(address, timeout=1):
                     if time.monotonic() > deadline:
-                        self._end(f'worker {index}, {address}, cannot be reached: no answer')
+                        self._end(f'cannot reach worker {index} ({address})')
                     time.sleep(0.2)
                 if index != self.index:
                     threading.Thread(target=self._watch, args=[address], daemon=True).start()
@@ -120,12 +121,12 @@ class Worker(CollectiveReplica):
         return self
 
     def _follow_launcher(self):
-        """Send this process SIGTERM, so that it saves and ends, when the launcher is gone and with it stdin."""
+        """Send this process SIGTERM, so that it saves and ends, when the launcher has ended, which closes stdin."""
         os.read(0, 1)
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _watch(self, address: str):
-        """End this process when a worker has been silent for the timeout, unless the work is done."""
+        """End this process when a worker has been silent for the timeout, unless training has finished."""
         heard = time.monotonic()
         while not self._finished.wait(self.timeout / PROBES):
             if answers(address, self.timeout):
@@ -134,18 +135,19 @@ class Worker(CollectiveReplica):
                 self._end()
 
     def _start_server(self):
-        """Start TensorFlow's server, and configure the sessions on it."""
+        """Start TensorFlow's server and configure its sessions."""
         self._config = session_config()
         self._config.experimental.collective_group_leader = '/job:worker/replica:0/task:0'
         self._config.experimental.collective_nccl = True  # between GPUs
-        self._config.device_filters.append(f'/job:worker/task:{self.index}')  # sessions use no other worker's devices
+        self._config.device_filters.append(f'/job:worker/task:{self.index}')  # sessions use only their own devices
         own, cluster = self.addresses[self.index], tf.train.ClusterSpec({'worker': self.addresses})
         try:
+            # The server opens its port when it is created: filter the port before anything is served.
             self._server = tf.distribute.Server(cluster, 'worker', self.index, config=self._config, start=False)
             listen_only_on(*split_address(own))
             self._server.start()
         except tf.errors.OpError:
-            raise cli.UserError(f'cannot listen on {own}: another program may be using that port') from None
+            raise cli.UserError(f'cannot listen on {own}: another program may be using the port') from None
 
     def __exit__(self, kind, error: BaseException | None, traceback) -> NoReturn:
         """Report an error, if any, and end the process with its status."""
@@ -155,13 +157,14 @@ class Worker(CollectiveReplica):
                 status = cli.exit_status(error)
                 sys.stdout.flush()
             finally:
-                os._exit(status)  # a regular exit destroys the server, which can wait indefinitely for lost workers
+                os._exit(status)  # a regular exit destroys the server, which may wait indefinitely for lost workers
 
     def shard(self, batch_size: int) -> slice:
         size = shard_size(batch_size, self.count)
         return slice(self.index * size, (self.index + 1) * size)
 
     def broadcast(self, value):
+        # Send the JSON text as floats, padded to a fixed size that all workers know in advance.
         text = json.dumps(value).encode().ljust(MAX_JSON_BYTES)
         with tf.Graph().as_default() as graph:
             own = tf.placeholder(tf.float32, [MAX_JSON_BYTES])
@@ -183,14 +186,14 @@ class Worker(CollectiveReplica):
         return fetched, bool(stopped)
 
     def barrier(self, session) -> None:
-        # The work is done: it does not matter if another worker has already ended.
+        # All steps are done, so another worker may already have ended.
         with self._end_if_others_are_lost(), contextlib.suppress(tf.errors.OpError):
             session.run(self._barrier)
         self._finished.set()
 
     @contextlib.contextmanager
     def _end_if_others_are_lost(self):
-        """End the process if what runs inside fails because of another worker, as when a connection breaks."""
+        """End the process if the code inside fails because of another worker, for example a broken connection."""
         try:
             yield
         except tf.errors.OpError as error:
@@ -199,7 +202,7 @@ class Worker(CollectiveReplica):
             self._end()
 
     def _end(self, reason: str = 'another worker has ended, hangs or cannot be reached') -> NoReturn:
-        """End this process at once, with one line on stderr; silently if there is a launcher, which reports more."""
+        """End this process at once with one line on stderr, or silently if there is a launcher, which knows more."""
         with self._ending:
             if self.launched:
                 os._exit(LOST)

@@ -1,22 +1,32 @@
-"""What replicas that train together add to their graphs: sums, sent by gRPC or, between GPUs, by NCCL."""
+"""Collective operations: what replicas that train together add to their graphs.
+
+How it works, with two replicas and a batch of 8:
+
+    replica 0, images 0..3:  forward -> batch norm -> losses -> gradients    -> the same update of the same weights
+                                            |                       |
+    replica 1, images 4..7:  forward -> batch norm -> losses -> gradients    -> the same update of the same weights
+
+The vertical lines are sums over all replicas, sent by gRPC or, between GPUs, by NCCL. All else is made of this sum: a
+broadcast adds the chief's value to zeros; a gather adds rows that are zero on all replicas but one.
+"""
 
 import itertools
 
 from graph.replica import Replica
 from graph.session import tf
 
-MAX_BUFFER_BYTES = 8 << 20  # of gradients that are reduced together; a larger gradient has a buffer of its own
+MAX_BUFFER_BYTES = 8 << 20  # size of gradients that are reduced together; a larger gradient has its own buffer
 
 
 class CollectiveReplica(Replica):
-    """One of `count` replicas, all of which must build the same operations in the same order.
+    """One of `count` replicas, all of which must create the same operations in the same order.
 
     The operations wait for the other replicas without a limit.
     """
 
     def __init__(self, index: int, count: int):
         self.index, self.count = index, count
-        self._keys = itertools.count(1)  # an operation has the same key on all replicas
+        self._keys = itertools.count(1)  # instance keys, by which operations of different replicas are matched
 
     def all_reduce(self, x):
         """The sum of `x` over all replicas."""
@@ -29,10 +39,8 @@ class CollectiveReplica(Replica):
         return total
 
     def all_gather(self, x):
-        """The `x` of every replica, stacked: (count, *x.shape).
-
-        A sum of rows that are 0 on all replicas but one: `CollectiveGatherV2` would put replica 10 before replica 2.
-        """
+        """The `x` of every replica, stacked: (count, *x.shape)."""
+        # Not CollectiveGatherV2, which would put replica 10 before replica 2.
         padding = [[self.index, self.count - 1 - self.index]] + [[0, 0]] * x.shape.rank
         return self.all_reduce(tf.pad(x[tf.newaxis], padding))
 
@@ -62,20 +70,25 @@ class CollectiveReplica(Replica):
 
         @tf.custom_gradient
         def normalize(x, gamma, beta) -> tuple:
+            # Combine the statistics of equal shards (Chan et al., 1979). Averaging the squares and subtracting the
+            # squared mean would be simpler, but cancels in float32 if the mean is large.
             _, mean, variance = tf.nn.fused_batch_norm(x, tf.ones_like(gamma), tf.zeros_like(beta))
-            # The statistics of equal shards, combined as in Chan et al. (1979). Averaging squares and subtracting the
-            # squared mean would be simpler, but in float32 it cancels where the mean is large.
             means, variances = tf.unstack(self.all_gather(tf.stack([mean, variance])), axis=1)
             mean = tf.reduce_mean(means, axis=0)
             variance = tf.reduce_mean(variances, axis=0) * (size - 1) / size + tf.math.reduce_variance(means, axis=0)
+
+            # Normalise the shard: y = gamma * x' + beta, where x' = (x - mean) / sqrt(variance + epsilon).
             y, _, _ = tf.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon, is_training=False)
 
             def gradient(dy, *_) -> tuple:
-                # As if mean and variance were constants, plus their contribution, which depends on the whole batch.
+                # dx = gamma / sqrt(variance + epsilon) * (dy - (x' * sum(dy * x') + sum(dy)) / n), with sums over the
+                # n values of the whole batch. First the term with dy, as if mean and variance were constants.
                 dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
                     y_backprop=dy, x=x, scale=gamma, reserve_space_1=mean, reserve_space_2=variance,
                     reserve_space_3=[], epsilon=epsilon, is_training=False,
                 )  # fmt: skip
+
+                # Then the term with the sums, which are dgamma and dbeta. It is linear in x': another batch norm.
                 totals = tf.unstack(self.all_reduce(tf.stack([dgamma, dbeta])))
                 scale, offset = (-gamma * tf.rsqrt(variance + epsilon) * total / whole_size for total in totals)
                 extra, _, _ = tf.nn.fused_batch_norm(x, scale, offset, mean, variance, epsilon, is_training=False)
@@ -87,25 +100,22 @@ class CollectiveReplica(Replica):
         return y, mean, variance * whole_size / (whole_size - 1)
 
     def random(self, sampler, shape, seed, dtype):
-        """This replica's shard of what `sampler` draws for the whole batch."""
+        """This replica's shard of the numbers that `sampler` draws for the whole batch."""
         whole = sampler(tf.concat([shape[:1] * self.count, shape[1:]], axis=0), seed, dtype=dtype)
         return tf.split(whole, self.count)[self.index]
 
     def mean(self, gradients: list) -> list:
-        """The mean of each float32 gradient over all replicas.
-
-        The backward pass computes the last gradients first, so they fill a few large buffers from the end of the list,
-        each of which is sent while the pass continues.
-        """
-        dtype = tf.float32
+        """The mean of each float32 gradient over all replicas."""
 
         def mean(vector):
-            return tf.cast(self.all_reduce(tf.cast(vector, dtype)), tf.float32) / self.count
+            return self.all_reduce(vector) / self.count
 
+        # The backward pass computes the last gradients first. Filling buffers from the end of the list lets each be
+        # sent while the pass continues.
         buffers: list[list] = [[]]
         size = 0
         for gradient in reversed(gradients):
-            gradient_size = gradient.shape.num_elements() * dtype.size
+            gradient_size = gradient.shape.num_elements() * gradient.dtype.size
             if buffers[-1] and size + gradient_size > MAX_BUFFER_BYTES:
                 buffers.append([])
                 size = 0
@@ -114,7 +124,7 @@ class CollectiveReplica(Replica):
         return [gradient for buffer in buffers for gradient in as_one_vector(buffer, mean)][::-1]
 
     def gather_losses(self, losses, stop) -> tuple:
-        """The `dcgan.Losses` of the whole batch (`fake` stays the shard's), and whether `stop` is 1 on any."""
+        """The `dcgan.Losses` of the whole batch, except `fake`, and whether `stop` is 1 on any replica."""
         scalars = tf.stack([losses.d_loss, losses.g_loss, stop])
         rows = self.all_gather(tf.concat([scalars, losses.d_real[:, 0], losses.d_fake[:, 0]], axis=0))
         d_loss, g_loss, stop = tf.unstack(tf.reduce_mean(rows[:, :3], axis=0), num=3)
@@ -122,6 +132,10 @@ class CollectiveReplica(Replica):
         return losses._replace(d_loss=d_loss, g_loss=g_loss, d_real=d_real, d_fake=d_fake), stop > 0
 
     def gather(self, losses):
+        """The `dcgan.Losses` of the whole batch, except `fake`. Must be called last, because it finishes the graph.
+
+        It puts all reductions of the step into one order, and adds what `run`, `synchronize` and `barrier` execute.
+        """
         self._stop = tf.placeholder(tf.float32, [], 'stop')
         losses, self._stopped = self.gather_losses(losses, self._stop)
         order_reductions()
@@ -131,19 +145,21 @@ class CollectiveReplica(Replica):
 
 
 def as_one_vector(tensors: list, operation) -> list:
-    """Join tensors into one vector, apply an element-wise `operation` to it, and take the result apart again."""
+    """Join tensors into one vector, apply an element-wise `operation` to it, and split the result again."""
     vector = operation(tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0))
     pieces = tf.split(vector, [tensor.shape.num_elements() for tensor in tensors])
     return [tf.reshape(piece, tensor.shape) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
 def order_reductions() -> None:
-    """Make the reductions of the graph run one by one, as NCCL requires, in the order in which they become ready."""
+    """Make the graph's reductions run one by one, as NCCL requires, in the order in which they can start."""
+    # The depth of an operation is the longest path to it: a shallow reduction can start before a deep one.
     depths: dict[str, int] = {}
     operations = tf.get_default_graph().get_operations()
     for operation in operations:
         inputs = [tensor.op for tensor in operation.inputs] + operation.control_inputs
         depths[operation.name] = 1 + max((depths[source.name] for source in inputs), default=0)
+
     reductions = [operation for operation in operations if operation.type == 'CollectiveReduceV2']
     for first, second in itertools.pairwise(sorted(reductions, key=lambda operation: depths[operation.name])):
         second._add_control_input(first)

@@ -1,4 +1,4 @@
-"""`--workers N`: start N copies of the running command as workers on this machine, and watch over them."""
+"""`--workers N`: start N copies of the running command as workers on this machine, and supervise them."""
 
 import contextlib
 import json
@@ -13,76 +13,71 @@ import time
 from common import cli
 from distributed.cluster import ADVICE, LAUNCHED, LOST, Worker, from_environment
 
-GRACE_SECONDS = 2.0  # that the other workers get to end by themselves when one has failed
+GRACE_SECONDS = 2.0  # time for the other workers to end by themselves after one has failed
 
 
 def is_launcher(count: int) -> bool:
-    """Whether this process is to launch `count` workers. Raises UserError if TF_CONFIG is malformed or names others."""
+    """Whether this process has to launch `count` workers. Raises UserError if TF_CONFIG is malformed or has others."""
     replica = from_environment(timeout=0)
     if count == 1 or (isinstance(replica, Worker) and replica.launched):
         return False
     if replica.count > 1:
-        raise cli.UserError('--workers and TF_CONFIG: use one of them')
+        raise cli.UserError('use either --workers or TF_CONFIG, not both')
     return True
 
 
 def launch(count: int, timeout: float, prepare) -> None:
     """Run the command of this process as `count` workers, until all have ended or one has failed.
 
-    timeout: seconds of silence after which a worker is lost; only for the message.
-    prepare: a function called first, for what needs to be done only once. It sees no GPU: those are for the workers.
+    timeout: seconds of silence after which a worker counts as lost; only for the message.
+    prepare: a function called once before the workers start. It sees no GPU: the workers need them.
 
-    Each worker gets a GPU of its own, or an equal shard of the cores on a machine without GPUs. Only the first, the
-    chief, writes to the terminal; the stderr of another is shown if it fails. Stop signals are passed on to all.
-    Raises UserError if a worker is killed or hangs, and SystemExit if one has failed and said why or all have stopped.
+    Only the chief, worker 0, writes to the terminal; the stderr of another worker is shown if it fails. Stop signals
+    are passed on to all workers. Raises UserError and SystemExit as `outcome` does.
     """
     gpus = visible_gpus()
     if gpus and len(gpus) < count:
-        raise cli.UserError(f'--workers {count} needs as many GPUs, and there are {len(gpus)}')
+        raise cli.UserError(f'--workers {count} needs {count} GPUs, but only {len(gpus)} can be used')
     if gpus:
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
     prepare()
+
     addresses = free_addresses(count)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []  # only Linux has it
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []  # Linux only
     with contextlib.ExitStack() as stack:
+        # Start the workers. They inherit their cores from this process, which does not need any itself.
         errors = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
         workers = []
         for index in range(count):
-            if gpus:  # inherited by the worker, as are the cores; this process needs neither any more
-                os.environ['CUDA_VISIBLE_DEVICES'] = gpus[index]
-            elif cores:
-                os.sched_setaffinity(0, cores[len(cores) * index // count : len(cores) * (index + 1) // count] or cores)
-            workers.append(stack.enter_context(start_worker(index, addresses, errors[index])))
+            variables, share = share_of_devices(index, count, gpus, cores)
+            if share:
+                os.sched_setaffinity(0, share)
+            workers.append(stack.enter_context(start_worker(index, addresses, variables, errors[index])))
             stack.callback(workers[-1].kill)
+
+        # Wait for the first failure or for the end of all.
         received = pass_on_signals(workers)
-        statuses = wait_for_end(workers)
-        if not any(statuses):
-            return
-        if set(statuses) == {cli.STOPPED}:
-            sys.exit(cli.STOPPED)
-        if received:
-            sys.exit(128 + received[-1])
-        for index, status in enumerate(statuses):
-            if status is not None and status < 0:
-                raise cli.UserError(f'worker {index} was killed by {signal.Signals(-status).name}{ADVICE}')
-            if status not in (None, 0, LOST):
-                errors[index].seek(0)
-                sys.stderr.write(errors[index].read().decode(errors='replace'))
-                sys.exit(status)
-    hanging = ' and '.join(f'worker {index}' for index, status in enumerate(statuses) if status is None) or 'a worker'
-    raise cli.UserError(f'{hanging} did not answer for {timeout:g} s{ADVICE}')
+        outcome(wait_for_end(workers), received, errors, timeout)
 
 
-def start_worker(index: int, addresses: list[str], errors) -> subprocess.Popen:
-    """Start a worker. errors: a file for the stderr of every worker but the chief."""
+def share_of_devices(index: int, count: int, gpus: list[str], cores: list[int]) -> tuple[dict[str, str], list[int]]:
+    """The environment variables and the cores of a worker: its own GPU, or without GPUs an equal share of the cores."""
+    if gpus:
+        return {'CUDA_VISIBLE_DEVICES': gpus[index]}, cores
+    share = cores[len(cores) * index // count : len(cores) * (index + 1) // count]
+    return {}, share or cores  # with fewer cores than workers, some use all of them
+
+
+def start_worker(index: int, addresses: list[str], variables: dict[str, str], errors) -> subprocess.Popen:
+    """Start a worker with more environment variables. errors: a file for its stderr unless it is the chief."""
     config = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}, 'environment': LAUNCHED}
     return subprocess.Popen(
         [sys.executable, *sys.orig_argv[1:]],
-        env=os.environ | {'TF_CONFIG': json.dumps(config)},
+        env=os.environ | variables | {'TF_CONFIG': json.dumps(config)},
         stdin=subprocess.PIPE,  # closed when this process ends, even if it is killed: see Worker._follow_launcher
         stdout=subprocess.DEVNULL if index else None,
         stderr=errors if index else None,
-        start_new_session=True,  # signals of the terminal reach this process only
+        start_new_session=True,  # only this process receives the terminal's signals
     )
 
 
@@ -95,10 +90,10 @@ def visible_gpus() -> list[str]:
 
 
 def free_addresses(count: int) -> list[str]:
-    """Addresses with a free port each, reachable only from this machine."""
+    """Loopback addresses with different free ports."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(('127.0.0.1', 0))) for _ in range(count)]
-        return [f'127.0.0.1:{each.getsockname()[1]}' for each in sockets]
+        servers = [stack.enter_context(socket.create_server(('127.0.0.1', 0))) for _ in range(count)]
+        return [f'127.0.0.1:{server.getsockname()[1]}' for server in servers]
 
 
 def pass_on_signals(workers: list[subprocess.Popen]) -> list[int]:
@@ -116,10 +111,36 @@ def pass_on_signals(workers: list[subprocess.Popen]) -> list[int]:
 
 
 def wait_for_end(workers: list[subprocess.Popen]) -> list[int | None]:
-    """Exit statuses of workers: waits for all, but for GRACE_SECONDS at most once one has failed (None: running)."""
+    """Wait for all workers, but only GRACE_SECONDS after one has failed. Returns exit statuses (None: running)."""
     deadline = float('inf')
     while None in (statuses := [worker.poll() for worker in workers]) and time.monotonic() < deadline:
         if not {*statuses} <= {None, 0, cli.STOPPED}:
             deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
         time.sleep(0.1)
     return statuses
+
+
+def outcome(statuses: list[int | None], received: list[int], errors: list, timeout: float) -> None:
+    """Return if all workers have succeeded; otherwise report the worker that failed first.
+
+    Raises SystemExit if they were stopped or one has failed with a message, and UserError if one was killed or hangs.
+    """
+    if not any(statuses):
+        return
+    if set(statuses) == {cli.STOPPED}:
+        sys.exit(cli.STOPPED)
+    if received:
+        sys.exit(128 + received[-1])
+
+    # Workers with status LOST have ended because of the one that failed.
+    for index, status in enumerate(statuses):
+        if status is not None and status < 0:
+            raise cli.UserError(f'worker {index} was killed by {signal.Signals(-status).name}{ADVICE}')
+        if status not in (None, 0, LOST):
+            errors[index].seek(0)
+            sys.stderr.write(errors[index].read().decode(errors='replace'))
+            sys.exit(status)
+
+    # All others have lost a worker that is still running.
+    hanging = ' and '.join(f'worker {index}' for index, status in enumerate(statuses) if status is None) or 'a worker'
+    raise cli.UserError(f'{hanging} did not answer for {timeout:g} s{ADVICE}')

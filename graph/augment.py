@@ -1,7 +1,7 @@
-"""Random changes of the images that the discriminator sees, real and generated alike.
+"""Differentiable augmentation: random changes of real and generated images before the discriminator sees them.
 
-So it cannot memorise a few thousand faces. All changes are differentiable: the generator learns through them, and
-learns to draw images that are not changed.
+They keep the discriminator from memorising small data sets. The generator gets its gradients through them, and learns
+to draw unchanged images.
 """
 
 import math
@@ -9,7 +9,7 @@ import math
 from graph.random import random_normal, random_uniform
 from graph.session import tf
 
-# Fractions of the side; these and the other strengths are those of Zhao et al. (2020).
+# Strengths of Zhao et al. (2020), as fractions of the side.
 MAX_SHIFT = 1 / 8
 CUTOUT = 1 / 2
 
@@ -46,7 +46,7 @@ def translation(images):
 
 
 def cutout(images):
-    """Set a rectangle with CUTOUT of each side, centred on any pixel, to 0, grey."""
+    """Set a rectangle with CUTOUT of each side, centred on a random pixel, to 0, grey."""
 
     def inside(axis):
         side = images.shape[axis]
@@ -58,9 +58,9 @@ def cutout(images):
 
 
 def augment(system, images):
-    """The images (N, H, W, C), -1..1, as the discriminator sees them in every pass.
+    """Augment the images (N, H, W, C), -1..1. The discriminator sees the result in every pass.
 
-    system.augment: differentiable augmentation (Zhao et al., 2020, arXiv:2006.10738), its steps in order.
+    system.augment: steps of differentiable augmentation, in order (Zhao et al., 2020, arXiv:2006.10738).
     system.instance_noise: standard deviation of normal noise (Soenderby et al., 2017, arXiv:1610.04490).
     """
     steps = {'color': color, 'translation': translation, 'cutout': cutout}

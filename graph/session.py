@@ -1,4 +1,4 @@
-"""TensorFlow and its sessions. Every other module takes `tf` from here; it loads on first use."""
+"""TensorFlow and its sessions. All other modules import `tf` from here; it loads on first use."""
 
 import contextlib
 import importlib
@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 
 from common.lazy import LazyModule
 
-CPU_FLAGS = {'amx_bf16', 'avx512_bf16', 'bf16'}  # of x86 and Arm processors with bfloat16 units, in /proc/cpuinfo
+BFLOAT16_FLAGS = {'amx_bf16', 'avx512_bf16', 'bf16'}  # flags in /proc/cpuinfo of x86 and Arm processors
 
 
 @contextlib.contextmanager
 def quiet_stderr():
-    """Silence the start-up messages of TensorFlow's C++ code, unless TF_CPP_MIN_LOG_LEVEL asks for them.
+    """Hide the start-up messages of TensorFlow's C++ code, unless TF_CPP_MIN_LOG_LEVEL is set to show them.
 
-    The variable alone is not enough: the first messages come before TensorFlow reads it. So the file descriptor
-    points elsewhere meanwhile. Errors raised in Python are not affected.
+    The first messages come before TensorFlow reads this variable, so stderr is redirected to /dev/null meanwhile.
+    Errors raised in Python are not affected.
     """
     if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3') != '3':
         yield
         return
     stderr = os.dup(2)
-    with open(os.devnull, 'wb') as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    with open(os.devnull, 'wb') as null:
+        os.dup2(null.fileno(), 2)
     try:
         yield
     finally:
@@ -32,14 +32,12 @@ def quiet_stderr():
 
 
 def load_tensorflow(name: str):
-    """Import TensorFlow, calmly, and with the fast kernels of oneDNN unless TF_ENABLE_ONEDNN_OPTS forbids them.
-
-    By itself it uses them only on processors with AVX-512 VNNI or newer units, though AVX2 gains as much.
-    """
+    """Import TensorFlow without its start-up messages, and with oneDNN's kernels unless TF_ENABLE_ONEDNN_OPTS is 0."""
+    # TensorFlow enables oneDNN only with AVX-512 VNNI or newer, although AVX2 gains as much.
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
     with quiet_stderr():
         module = importlib.import_module(name)
-        # TensorFlow 2.18 has messages at the first run, too. Without a GPU: the real session is to claim it.
+        # TensorFlow 2.18 also prints messages at the first run. Without a GPU, which the real session will claim.
         config = module.ConfigProto(device_count={'GPU': 0})
         with module.Graph().as_default(), module.Session(config=config) as session:
             session.run(module.constant(0))
@@ -55,7 +53,7 @@ else:
 
 
 def session_config():
-    """The configuration of every session: GPU memory is claimed as it is needed."""
+    """The configuration of every session: GPU memory is claimed as needed."""
     config = tf.ConfigProto()
     config.gpu_options.allow_growth = True
     # TensorFlow 2.18 to 2.20 log an error when they try to fuse a bias with a leaky ReLU.
@@ -64,12 +62,12 @@ def session_config():
 
 
 def open_session(graph=None):
-    """A session on this process's devices."""
+    """A session on the devices of this process."""
     return tf.Session(graph=graph, config=session_config())
 
 
 def devices() -> str:
-    """One line that says which devices TensorFlow sees and which one trains."""
+    """One line: the devices that TensorFlow sees, and which one is used for training."""
     physical = tf.config.list_physical_devices()
     names = ', '.join(device.name.removeprefix('/physical_device:') for device in physical)
     gpu = any(device.device_type == 'GPU' for device in physical)
@@ -85,19 +83,19 @@ def gpu_memory() -> int:
 
 
 def enable_determinism() -> None:
-    """Make every operation give the same result each time, at some cost on a GPU; one that cannot is an error."""
+    """Make every operation deterministic, at some cost on a GPU. Operations that cannot be raise an error."""
     tensorflow.config.experimental.enable_op_determinism()
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the device that trains computes bfloat16 faster than float32: Ampere GPUs and later, some processors.
+    """Whether the device used for training computes bfloat16 faster than float32; otherwise it is several times slower.
 
-    Elsewhere bfloat16 is emulated, and several times slower than float32.
+    True for GPUs from Ampere on and for some processors. Others emulate bfloat16.
     """
     if gpus := tf.config.list_physical_devices('GPU'):
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         return all(each.get('compute_capability', (0, 0)) >= (8, 0) for each in details)
     try:
-        return bool(CPU_FLAGS & set(Path('/proc/cpuinfo').read_text().split()))
+        return bool(BFLOAT16_FLAGS & set(Path('/proc/cpuinfo').read_text().split()))
     except OSError:  # not Linux
         return False

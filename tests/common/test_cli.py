@@ -83,7 +83,7 @@ def test_two_commands_at_once_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with cli.output_folder(None, 'faces') as first, cli.output_folder(None, 'faces') as second:
         assert (first, second) == (Path('faces'), Path('faces-2'))
-        with pytest.raises(cli.UserError, match='another command writes to faces'):
+        with pytest.raises(cli.UserError, match='another command is writing to faces'):
             cli.output_folder(first, '').__enter__()
 
 

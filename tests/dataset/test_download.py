@@ -88,7 +88,7 @@ def failed_download(folder, *urls) -> str:
     """The message, one line, of a download that fails."""
     with pytest.raises(DataError) as error:
         fetch(folder, *urls)
-    assert '\n' not in str(error.value) and 'by hand' in str(error.value)
+    assert '\n' not in str(error.value) and 'manually' in str(error.value)
     return str(error.value)
 
 
@@ -217,7 +217,7 @@ def test_of_two_that_want_an_archive_one_downloads_it_and_the_other_waits(tmp_pa
         paths = list(pool.map(lambda _: fetch(tmp_path, server.url), range(2)))
     assert [path.read_bytes() == ARCHIVE for path in paths] == [True, True]
     assert len(server.ranges) == 1 and file_names(tmp_path) == ['celeba.zip']
-    assert capfd.readouterr().err == f'Waiting: another process downloads {tmp_path / PART}\n'
+    assert capfd.readouterr().err == f'Waiting for another process that is downloading {tmp_path / PART}\n'
 
 
 def test_one_that_waited_downloads_when_the_first_has_failed_or_is_killed(tmp_path, server):

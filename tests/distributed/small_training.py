@@ -28,7 +28,7 @@ def build(replica, args):
     tf.set_random_seed(1)
     images = tf.placeholder(tf.float32, [None, 4, 4, 3])
     step = tf.train.get_or_create_global_step()
-    with replica.scope(args.local_batch_norm, args.reduce_precision):
+    with replica.scope(args.local_batch_norm):
         kernel = tf.get_variable('kernel', [3, 3, 3, 6], initializer=tf.random_normal_initializer())
         gamma = tf.get_variable('gamma', [6], initializer=tf.ones_initializer())
         beta = tf.get_variable('beta', [6], initializer=tf.zeros_initializer())
@@ -114,7 +114,6 @@ def main():
     parser.add_argument('--hold', type=float, default=0, help='seconds that each worker is busy elsewhere for once')
     parser.add_argument('--fail-on', type=int, metavar='INDEX')
     parser.add_argument('--local-batch-norm', action='store_true')
-    parser.add_argument('--reduce-precision', default='fp32')
     args = parser.parse_args()
     if is_launcher(args.workers):
         shard_size(BATCH_SIZE, args.workers)

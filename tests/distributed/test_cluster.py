@@ -232,7 +232,7 @@ def test_a_worker_that_never_listens_is_named(start_small_training):
     process = start_small_training('--worker-timeout', 0.1, worker=(0, addresses))
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 2 and errors.count('\n') == 1
-    assert f'worker 1, {addresses[1]}, cannot be reached' in errors
+    assert f'worker 0: cannot reach worker 1 ({addresses[1]}); ' in errors
 
 
 def test_a_port_that_is_in_use_is_an_error(start_small_training):

@@ -85,7 +85,7 @@ def test_workers_of_this_machine_and_of_tf_config_exclude_each_other(monkeypatch
     config = {'cluster': {'worker': ['a:1', 'b:2']}, 'task': {'type': 'worker', 'index': 0}}
     monkeypatch.setenv('TF_CONFIG', json.dumps(config))
     assert not launch.is_launcher(1)
-    with pytest.raises(cli.UserError, match='--workers and TF_CONFIG: use one of them'):
+    with pytest.raises(cli.UserError, match='use either --workers or TF_CONFIG, not both'):
         launch.is_launcher(2)
     config['cluster'] = {'worker': ['a:1']}
     monkeypatch.setenv('TF_CONFIG', json.dumps(config))
@@ -125,7 +125,7 @@ def test_too_few_gpus_are_an_error_before_anything_is_done(launch_workers):
     process = launch_workers('', '', CUDA_VISIBLE_DEVICES='0')
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 2 and errors.count('\n') == 1 and output == ''
-    assert '--workers 2 needs as many GPUs, and there are 1' in errors
+    assert '--workers 2 needs 2 GPUs, but only 1 can be used' in errors
 
 
 @pytest.mark.skipif(not hasattr(os, 'sched_getaffinity'), reason='cores are assigned on Linux only')
@@ -137,6 +137,15 @@ def test_workers_without_gpus_divide_the_cores(launch_workers, tmp_path):
     cores = os.sched_getaffinity(0)
     assert shards[0] | shards[1] == cores
     assert len(cores) == 1 or (not shards[0] & shards[1] and abs(len(shards[0]) - len(shards[1])) <= 1)
+
+
+def test_each_worker_gets_its_gpu_or_an_equal_share_of_the_cores():
+    assert launch.share_of_devices(1, 2, ['a', 'b'], [0, 1]) == ({'CUDA_VISIBLE_DEVICES': 'b'}, [0, 1])
+    shares = [launch.share_of_devices(index, 3, [], [0, 1, 4, 5, 6, 7])[1] for index in range(3)]
+    assert shares == [[0, 1], [4, 5], [6, 7]]
+    shares = [launch.share_of_devices(index, 2, [], [3])[1] for index in range(2)]
+    assert shares == [[3], [3]]  # too few cores
+    assert launch.share_of_devices(0, 2, [], []) == ({}, [])
 
 
 def test_only_the_chief_talks(launch_workers):
@@ -158,8 +167,8 @@ def test_a_worker_that_is_killed_is_named(launch_workers, index):
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 2
     assert errors == (
-        f'train.py: error: worker {index} was killed by SIGKILL; all workers have ended. '
-        'To go on from the last checkpoint: --resume with --run-dir\n'
+        f'train.py: error: worker {index} was killed by SIGKILL; all workers have stopped. '
+        'Resume with --resume --run-dir RUN\n'
     )
 
 
@@ -170,7 +179,7 @@ def test_a_worker_that_hangs_is_named_when_the_others_have_noticed(launch_worker
     process = launch_workers(*code)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 2 and errors.count('\n') == 1
-    assert f'{who} did not answer for 10 s; all workers have ended' in errors
+    assert f'{who} did not answer for 10 s; all workers have stopped' in errors
 
 
 @pytest.mark.parametrize('code', [(FAIL, LOSE), (LOSE, FAIL)])
@@ -286,7 +295,7 @@ def test_two_workers_follow_one_process(start_training, alone, tmp_path):
 def test_two_workers_with_statistics_of_their_own_follow_another_path(start_training, alone, tmp_path):
     run_dir = tmp_path / 'run'
     flags = '--steps', STEPS, '--seed', 3, '--workers', 2, '--run-dir', run_dir
-    process = start_training(*flags, '--local-batch-norm', '--reduce-precision', 'bf16')
+    process = start_training(*flags, '--local-batch-norm')
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0 and errors == ''
     assert distance(run_dir, alone) > 20 * TOLERANCE

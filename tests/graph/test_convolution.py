@@ -1,3 +1,4 @@
+import doctest
 import math
 from types import SimpleNamespace
 
@@ -38,6 +39,23 @@ def test_the_gradient_of_kernels_is_that_of_tensorflow(
     assert (gradient.op.type == 'Conv2DBackpropFilter') == bool(side % stride)
     ours, expected = evaluate(gradient, expected)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('side, kernel, stride', [(6, 5, 2), (7, 5, 1), (8, 4, 2), (6, 3, 3)])
+@pytest.mark.parametrize('padding', ['SAME', 'VALID'])
+def test_slices_that_meet_at_a_pixel_of_a_kernel_are_those_of_the_formula(side, kernel, stride, padding):
+    positions = side // stride if padding == 'SAME' else (side - kernel) // stride + 1
+    before = max((positions - 1) * stride + kernel - side, 0) // 2 if padding == 'SAME' else 0
+    phases = [np.arange(phase, side, stride) for phase in range(stride)]
+    overlaps = list(convolution.overlaps(side, positions, kernel, stride, padding))
+    assert len(overlaps) == kernel
+    for i, (phase, of_large, of_small) in enumerate(overlaps):
+        pairs = [(y * stride + i - before, y) for y in range(positions) if 0 <= y * stride + i - before < side]
+        assert list(zip(phases[phase][of_large], np.arange(positions)[of_small], strict=True)) == pairs
+
+
+def test_the_example_of_overlaps_is_right():
+    assert doctest.testmod(convolution) == (0, 1)
 
 
 def both_ways(layer, rng):
