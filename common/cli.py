@@ -105,7 +105,8 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 def progress(**options) -> tqdm:
     """A tqdm progress bar, which is silent if stderr is not a terminal. Takes tqdm's options."""
-    tqdm.set_lock(threading.RLock())  # tqdm's default lock includes a semaphore, which a killed process would leak
+    # The default lock of tqdm includes a semaphore, which a killed process would leak.
+    tqdm.set_lock(threading.RLock())
     return tqdm(disable=None, **options)
 
 
@@ -117,6 +118,7 @@ def stop_signals() -> list[int]:
 
 def stop_on_signals() -> threading.Event:
     """An event set by the first of the `stop_signals`. A second one ends the program at once."""
+    # The handler only sets the event: the training loop saves when its step is complete.
     stop, signals = threading.Event(), stop_signals()
 
     def request(*_):
@@ -188,7 +190,8 @@ def exit_status(error: BaseException | None) -> int:
 def run(main) -> NoReturn:
     """Run a command and exit with its status."""
     open_streams()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception removes temporary files
+    # SIGTERM raises an exception, so that temporary files are removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
     except BaseException as error:

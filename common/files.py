@@ -57,7 +57,8 @@ def lock(file: IO | int, wait: bool = False) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise
-        except OSError:  # the file system has no locks
+        except OSError:
+            # The file system has no locks.
             pass
 
 

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from common.cli import progress
 from common.files import fcntl, lock, naming
@@ -33,7 +32,8 @@ def download(path: Path, urls, size: int, md5: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f'{path.name}.part')
         with locked(part):
-            if not path.exists():  # another process may have downloaded it
+            # Another process may have downloaded it while this one waited.
+            if not path.exists():
                 download_now(path, part, urls, size, md5)
     if (found := path.stat().st_size) != size:
         raise DataError(
@@ -45,30 +45,26 @@ def download(path: Path, urls, size: int, md5: str) -> Path:
 
 @contextlib.contextmanager
 def locked(part: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file `part`; delete it afterwards if it is empty."""
-    # Windows has no such locks, and an open file cannot be renamed there.
-    with open_locked(part) if fcntl else contextlib.nullcontext():
+    """Hold an exclusive lock on the file `part`, after waiting for other processes; delete it afterwards if empty."""
+    with contextlib.ExitStack() as stack:
+        # Windows has no such locks, and an open file cannot be renamed there.
+        while fcntl:
+            file = stack.enter_context(open(part, 'ab'))
+            try:
+                lock(file)
+            except BlockingIOError:
+                print(f'Waiting for another process that is downloading {part}', file=sys.stderr)
+                lock(file, wait=True)
+            # The other process may have renamed or removed the file while this one waited: if so, open it again.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                    break
+            file.close()
         try:
             yield
         finally:
             if not size_of(part):
                 part.unlink(missing_ok=True)
-
-
-def open_locked(part: Path) -> IO:
-    """Open and lock the file `part`, after waiting for another process that holds it. Closing the file unlocks it."""
-    while True:
-        file = open(part, 'ab')  # noqa: SIM115
-        try:
-            lock(file)
-        except BlockingIOError:
-            print(f'Waiting for another process that is downloading {part}', file=sys.stderr)
-            lock(file, wait=True)
-        # The other process may have renamed or removed the file while this one waited: if so, open it again.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), part.stat()):
-                return file
-        file.close()
 
 
 def download_now(path: Path, part: Path, urls, size: int, md5: str) -> None:

@@ -45,10 +45,8 @@ def from_environment(timeout: float):
         raise cli.UserError(f'TF_CONFIG is malformed; expected {example}, with a task of the cluster') from None
 
     # Refuse clusters in which these workers could not train together.
-    if unknown := sorted(set(jobs) - set(JOBS)):
-        raise cli.UserError(f'TF_CONFIG: unknown job {", ".join(unknown)}; the jobs are {" and ".join(JOBS)}')
-    if ('chief', 1) in tasks:
-        raise cli.UserError('TF_CONFIG: more than one chief')
+    if ('chief', 1) in tasks or not set(jobs) <= set(JOBS):
+        raise cli.UserError('TF_CONFIG: the cluster may have only the jobs "worker" and "chief", with one chief')
     addresses = list(tasks.values())
     if len({split_address(address) for address in addresses}) < len(addresses):
         raise cli.UserError('TF_CONFIG: two workers have the same address')
@@ -65,11 +63,9 @@ def split_address(address) -> tuple[str, int]:
 
 
 def answers(address: str, timeout: float) -> bool:
-    """Whether the worker at an address is alive: its TensorFlow server returns a greeting.
-
-    gRPC answers from its own threads, even while Python is busy. For a process that is stopped, the kernel still
-    accepts connections, but no greeting comes.
-    """
+    """Whether the worker at an address is alive: its TensorFlow server returns a greeting."""
+    # gRPC answers from its own threads, even while Python is busy. If the process is stopped, the kernel still accepts
+    # connections for it, but sends nothing.
     with contextlib.suppress(OSError), socket.create_connection(split_address(address), timeout) as connection:
         connection.sendall(GREETING)
         return bool(connection.recv(1))
@@ -95,7 +91,7 @@ class Worker(CollectiveReplica):
     """
 
     def __init__(self, index: int, addresses: list[str], timeout: float, launched: bool = False):
-        """addresses: host:port of each worker. timeout: seconds of silence. launched: started by `launch`."""
+        """addresses: host:port of each worker. timeout: seconds without an answer after which one counts as lost."""
         super().__init__(index, len(addresses))
         self.addresses, self.timeout, self.launched = addresses, timeout, launched
         self._finished = threading.Event()
@@ -136,10 +132,12 @@ class Worker(CollectiveReplica):
 
     def _start_server(self):
         """Start TensorFlow's server and configure its sessions."""
+        # Each session uses only the devices of its own worker; collectives meet at worker 0, and use NCCL between GPUs.
         self._config = session_config()
         self._config.experimental.collective_group_leader = '/job:worker/replica:0/task:0'
-        self._config.experimental.collective_nccl = True  # between GPUs
-        self._config.device_filters.append(f'/job:worker/task:{self.index}')  # sessions use only their own devices
+        self._config.experimental.collective_nccl = True
+        self._config.device_filters.append(f'/job:worker/task:{self.index}')
+
         own, cluster = self.addresses[self.index], tf.train.ClusterSpec({'worker': self.addresses})
         try:
             # The server opens its port when it is created: filter the port before anything is served.
@@ -202,7 +200,7 @@ class Worker(CollectiveReplica):
             self._end()
 
     def _end(self, reason: str = 'another worker has ended, hangs or cannot be reached') -> NoReturn:
-        """End this process at once with one line on stderr, or silently if there is a launcher, which knows more."""
+        """End this process at once with one line on stderr, or silently if there is a launcher to report it."""
         with self._ending:
             if self.launched:
                 os._exit(LOST)

@@ -51,6 +51,7 @@ class CollectiveReplica(Replica):
     def broadcast_variables(self, variables: list):
         """An operation that gives all replicas the values that `variables` have on replica 0."""
         assignments = []
+        # One reduction for each type instead of one for each variable.
         for dtype in sorted({variable.dtype.base_dtype for variable in variables}, key=str):
             same_type = [variable for variable in variables if variable.dtype.base_dtype == dtype]
             values = as_one_vector(same_type, self.broadcast_tensor)
@@ -101,6 +102,7 @@ class CollectiveReplica(Replica):
 
     def random(self, sampler, shape, seed, dtype):
         """This replica's shard of the numbers that `sampler` draws for the whole batch."""
+        # Every replica draws all numbers, so that they do not depend on the number of replicas.
         whole = sampler(tf.concat([shape[:1] * self.count, shape[1:]], axis=0), seed, dtype=dtype)
         return tf.split(whole, self.count)[self.index]
 
@@ -125,6 +127,7 @@ class CollectiveReplica(Replica):
 
     def gather_losses(self, losses, stop) -> tuple:
         """The `dcgan.Losses` of the whole batch, except `fake`, and whether `stop` is 1 on any replica."""
+        # One gather of a row per replica: three scalars, then the scores of its real and its generated images.
         scalars = tf.stack([losses.d_loss, losses.g_loss, stop])
         rows = self.all_gather(tf.concat([scalars, losses.d_real[:, 0], losses.d_fake[:, 0]], axis=0))
         d_loss, g_loss, stop = tf.unstack(tf.reduce_mean(rows[:, :3], axis=0), num=3)

@@ -29,11 +29,9 @@ def is_launcher(count: int) -> bool:
 def launch(count: int, timeout: float, prepare) -> None:
     """Run the command of this process as `count` workers, until all have ended or one has failed.
 
-    timeout: seconds of silence after which a worker counts as lost; only for the message.
+    timeout: seconds without an answer after which a worker counts as lost; only for the message.
     prepare: a function called once before the workers start. It sees no GPU: the workers need them.
-
-    Only the chief, worker 0, writes to the terminal; the stderr of another worker is shown if it fails. Stop signals
-    are passed on to all workers. Raises UserError and SystemExit as `outcome` does.
+    Only the chief, worker 0, writes to the terminal. Raises UserError and SystemExit, see `outcome`.
     """
     gpus = visible_gpus()
     if gpus and len(gpus) < count:

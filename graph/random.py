@@ -12,6 +12,7 @@ def step_seed(name):
     THE SEED IS DERIVED FROM THE OPERATION'S UNIQUE NAME. RENAMING A SCOPE, OR CREATING OPERATIONS OF THE SAME NAME IN
     ANOTHER ORDER, CHANGES EVERY RANDOM NUMBER OF OLD RUNS.
     """
+    # CRC-32, because Python's own hash of a string differs between processes.
     graph = tf.get_default_graph()
     operation = zlib.crc32(graph.unique_name(name).encode()) ^ (graph.seed or 0)
     return tf.stack([tf.constant(operation, tf.int64), tf.train.get_or_create_global_step()])

@@ -88,10 +88,8 @@ def enable_determinism() -> None:
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the device used for training computes bfloat16 faster than float32; otherwise it is several times slower.
-
-    True for GPUs from Ampere on and for some processors. Others emulate bfloat16.
-    """
+    """Whether the device used for training has bfloat16 units; without them bfloat16 is slower than float32."""
+    # Compute capability 8.0 is Ampere.
     if gpus := tf.config.list_physical_devices('GPU'):
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         return all(each.get('compute_capability', (0, 0)) >= (8, 0) for each in details)
