@@ -2,9 +2,9 @@
 
 How it works, with two replicas and a batch of 8:
 
-    replica 0, images 0..3:  forward -> batch norm -> losses -> gradients    -> the same update of the same weights
+    replica 0, images 0..3:  forward -> batch norm -> losses -> gradients -> the same update of the weights
                                             |                       |
-    replica 1, images 4..7:  forward -> batch norm -> losses -> gradients    -> the same update of the same weights
+    replica 1, images 4..7:  forward -> batch norm -> losses -> gradients -> the same update of the weights
 
 The vertical lines are sums over all replicas, sent by gRPC or, between GPUs, by NCCL. All else is made of this sum: a
 broadcast adds the chief's value to zeros; a gather adds rows that are zero on all replicas but one.

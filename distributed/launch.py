@@ -17,7 +17,7 @@ GRACE_SECONDS = 2.0  # time for the other workers to end by themselves after one
 
 
 def is_launcher(count: int) -> bool:
-    """Whether this process has to launch `count` workers. Raises UserError if TF_CONFIG is malformed or has others."""
+    """Whether this process has to launch `count` workers. Raises UserError for a wrong TF_CONFIG."""
     replica = from_environment(timeout=0)
     if count == 1 or (isinstance(replica, Worker) and replica.launched):
         return False
