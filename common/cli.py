@@ -118,7 +118,6 @@ def stop_signals() -> list[int]:
 
 def stop_on_signals() -> threading.Event:
     """An event set by the first of the `stop_signals`. A second one ends the program at once."""
-    # The handler only sets the event: the training loop saves when its step is complete.
     stop, signals = threading.Event(), stop_signals()
 
     def request(*_):

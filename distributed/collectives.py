@@ -126,7 +126,7 @@ class CollectiveReplica(Replica):
         return [gradient for buffer in buffers for gradient in as_one_vector(buffer, mean)][::-1]
 
     def gather_losses(self, losses, stop) -> tuple:
-        """The `dcgan.Losses` of the whole batch, except `fake`, and whether `stop` is 1 on any replica."""
+        """The `dcgan.Losses` of the whole batch, and whether `stop` is 1 on any replica."""
         # One gather of a row per replica: three scalars, then the scores of its real and its generated images.
         scalars = tf.stack([losses.d_loss, losses.g_loss, stop])
         rows = self.all_gather(tf.concat([scalars, losses.d_real[:, 0], losses.d_fake[:, 0]], axis=0))
@@ -135,9 +135,10 @@ class CollectiveReplica(Replica):
         return losses._replace(d_loss=d_loss, g_loss=g_loss, d_real=d_real, d_fake=d_fake), stop > 0
 
     def gather(self, losses):
-        """The `dcgan.Losses` of the whole batch, except `fake`. Must be called last, because it finishes the graph.
+        """The `dcgan.Losses` of the whole batch. Call it once, after the update and all variables are built.
 
-        It puts all reductions of the step into one order, and adds what `run`, `synchronize` and `barrier` execute.
+        It also finishes the graph: it puts the reductions of the step into one order, and adds the operations that
+        `run`, `synchronize` and `barrier` execute.
         """
         self._stop = tf.placeholder(tf.float32, [], 'stop')
         losses, self._stopped = self.gather_losses(losses, self._stop)

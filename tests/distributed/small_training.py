@@ -36,15 +36,7 @@ def build(replica, args):
         x, mean, variance = current_replica().batch_norm(x + args.offset, gamma, beta, 1e-3)
         x *= random_uniform(tf.shape(x), 'dropout', 0.5, 1.5)
         logits = tf.reduce_mean(tf.tanh(x), axis=[1, 2, 3])[:, tf.newaxis]
-        losses = Losses(
-            tf.reduce_mean(tf.square(logits - 1)),
-            tf.reduce_mean(logits),
-            logits,
-            -logits,
-            fake=x,
-            real=(),
-            d_penalty=(),
-        )
+        losses = Losses(tf.reduce_mean(tf.square(logits - 1)), tf.reduce_mean(logits), logits, -logits)
         variables = tf.trainable_variables()
         means = current_replica().mean(tf.gradients(losses.d_loss, variables))
         optimizer = tf.train.AdamOptimizer(0.01)
@@ -74,7 +66,7 @@ def train(args, replica):
             step, stopped = 0, False
             while step < args.steps and not stopped:
                 feed = {images: rng.normal(size=(BATCH_SIZE, 4, 4, 3))[shard]}
-                fetches = [train_opt, losses._replace(fake=()), mean, variance]
+                fetches = [train_opt, losses, mean, variance]
                 (_, values, *moments), stopped = replica.run(session, fetches, feed, stop)
                 step += 1
                 if replica.is_chief:
@@ -88,7 +80,7 @@ def train(args, replica):
         result = {
             'settings': settings,
             'stopped': bool(stopped),
-            'losses': [np.asarray(value).tolist() for value in values[:4]],
+            'losses': [np.asarray(value).tolist() for value in values],
             'moments': [value.tolist() for value in moments],
             'weights': [value.tolist() for value in weights],
         }
