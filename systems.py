@@ -78,14 +78,11 @@ class System:
     # Layers.
     leaky_slope: float = setting(0.2, FRACTION, 'networks', 'negative slope of the leaky ReLU')
     dropout: float = setting(0.0, number(float, 0, 0.99), 'networks', 'dropout rate in the layers that have dropout')
-    weight_stddev: float = setting(
-        0.02, number(float, 0, 10), 'networks', 'initial weights: N(0, X); 0: Glorot uniform'
-    )
+    weight_stddev: float = setting(0.02, number(float, 0, 10), 'networks', 'initial weights: N(0, X), or Glorot if 0')
     # The objective. Only the standard one has labels.
     objective: str = setting('standard', OBJECTIVES, 'objective', older='standard',
         help='cross-entropy, or relativistic: each real image should score higher than a generated one')  # fmt: skip
-    real_label: float = setting(1.0, FRACTION, 'objective',
-        "discriminator's label for real images; 0.9 is label smoothing")  # fmt: skip
+    real_label: float = setting(1.0, FRACTION, 'objective', "discriminator's label for real images; 0.9: smoothing")
     fake_label: float = setting(0.0, FRACTION, 'objective', "discriminator's label for generated images")
     wanted_label: float = setting(1.0, FRACTION, 'objective', "generator's label for its own images")
     label_noise: float = setting(0.0, FRACTION, 'objective',
@@ -95,31 +92,27 @@ class System:
         help='batch normalisation in the layers of the discriminator that have it')  # fmt: skip
     freeze_discriminator: int = setting(0, number(int, 0, 100), 'networks', older=0,
         help='do not train the first N layers of the discriminator; requires --init-from')  # fmt: skip
-    # R1: the penalty on its gradient at real images (Mescheder et al., 2018, arXiv:1801.04406).
+    # R1, the penalty on its gradient at real images (Mescheder et al., 2018, arXiv:1801.04406), applied lazily.
     r1: float = setting(0.0, number(float, 0, 1e6), 'objective', older=0.0,
         help="weight of R1, the penalty on the discriminator's gradient at real images; 0: no penalty")  # fmt: skip
-    r1_every: int = setting(16, number(int, 1, 10_000), 'objective', older=16,
-        help='apply R1 every N steps, scaled by N (lazy regularisation)')  # fmt: skip
-    # What the discriminator sees, in -1..1.
+    r1_every: int = setting(16, number(int, 1, 10_000), 'objective', 'apply R1 every N steps, scaled by N', older=16)
+    # The input of the discriminator, in -1..1.
     flip: float = setting(0.0, FRACTION, 'data', 'probability of mirroring a real image', older=0.0)
-    augment: str = setting('none', AUGMENTS, 'objective', older='none',
-        help='differentiable augmentation of all images for the discriminator')  # fmt: skip
-    instance_noise: float = setting(0.0, number(float, 0, 10), 'objective', older=0.0,
-        help='standard deviation of noise on all images for the discriminator, which are in -1..1')  # fmt: skip
+    augment: str = setting('none', AUGMENTS, 'objective', "augmentation of the discriminator's input", older='none')
+    instance_noise: float = setting(0.0, number(float, 0, 10), 'objective', "stddev of noise on D's input", older=0.0)
     # Steps and optimisers. Ours: the order of updates, as in Goodfellow et al. (2014).
     batch_size: int = setting(128, number(int, 2, 65_536), 'training', 'images per step')
-    update_order: str = setting('alternating', UPDATE_ORDERS, 'training',
-        'update the discriminator first, or both networks at the same point')  # fmt: skip
+    update_order: str = setting(
+        'alternating', UPDATE_ORDERS, 'training', 'update D before G, or both at the same point'
+    )
     optimizer: str = setting('adam', OPTIMIZERS, 'training', 'optimiser of both networks')
-    learning_rate: float = setting(2e-4, number(float, 0, 1, exclusive=True), 'training',
-        'learning rate of both optimisers')  # fmt: skip
+    learning_rate: float = setting(2e-4, number(float, 0, 1, exclusive=True), 'training', 'learning rate')
     learning_rate_ratio: float = setting(1.0, number(float, 0, 1000, exclusive=True), 'training', older=1.0,
         help="the discriminator's learning rate divided by the generator's")  # fmt: skip
     learning_rate_decay: float = setting(0.0, FRACTION, 'training', 'divide the learning rate at step n by 1 + n * X')
     beta1: float = setting(0.5, number(float, 0, 0.9999), 'training', "Adam's decay of the mean gradient")
     clip_value: float = setting(0.0, number(float, 0, 1e9), 'training', 'clip gradients to -X..X; 0: no clipping')
-    precision: str = setting('fp32', ('auto', *PRECISIONS), 'device',
-        'precision of the layers; auto: bf16 on hardware that computes it faster')  # fmt: skip
+    precision: str = setting('fp32', ('auto', *PRECISIONS), 'device', 'precision of layers; auto: bf16 if faster')
     # Ours (Yaz et al., 2019, arXiv:1806.04498): steadier, sharper samples at no cost.
     ema: float = setting(0.999, number(float, 0, 0.999999), 'training',
         "decay of the moving average of the generator's weights, used for samples; 0: no average")  # fmt: skip

@@ -8,7 +8,7 @@ from systems import Setting
 
 
 def flag(name: str) -> str:
-    """The flag of a setting."""
+    """The flag of a setting: batch_size becomes --batch-size."""
     return '--' + name.replace('_', '-')
 
 

@@ -28,17 +28,14 @@ SETTINGS = {
     'hold_out': Setting(None, tuple(HOLD_OUTS), 'data', older='images',
         help='keep every tenth image, or person, from training for comparison '
         '(default: none; with --evaluate-every people if known, else images)'),
-    'attributes': Setting([], list, 'data', older=[],
-        help='train a conditional generator on these attributes, for example Smiling Male'),
+    'attributes': Setting([], list, 'data', 'condition the generator on these, as in: Smiling Male', older=[]),
     'attribute_table': Setting(None, absolute, 'data', changeable=True, path=True, older=None,
         help='table of image attributes (default: list_attr_celeba.txt next to the data)'),
-    'system': Setting('oreilly', tuple(SYSTEMS), 'networks', 'networks and settings to use'),
-    'image_size': Setting(None, image_size, 'networks', older=None,
-        help='side of the images in pixels, 16 to 1024, or HEIGHTxWIDTH'),
+    'system': Setting('oreilly', tuple(SYSTEMS), 'networks', 'article whose networks and settings to use'),
+    'image_size': Setting(None, image_size, 'networks', 'side of the images in pixels, or HEIGHTxWIDTH', older=None),
     'width': Setting(1.0, cli.number(float, 0, 16, exclusive=True), 'networks',
         'multiply the channels of all hidden layers by X'),
-    'init_from': Setting(None, absolute, 'networks', path=True, older=None,
-        help='initialise the weights from this run or checkpoint'),
+    'init_from': Setting(None, absolute, 'networks', 'initialise from this run or checkpoint', path=True, older=None),
     'checkpoint_every': Setting(1000, STEPS, 'schedule', 'steps between checkpoints', changeable=True),
     'keep_every': Setting(None, EPOCHS, 'schedule', changeable=True,
         help='epochs between checkpoints that are never deleted (default: a tenth of all epochs)'),
@@ -85,10 +82,9 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
     add('--devices', action='store_true', help='only print the devices that TensorFlow finds')
     add = groups['workers'].add_argument
     add('--workers', type=cli.number(int, 1, 1024), default=1, metavar='N',
-        help='train with N processes on this machine (default: 1)')  # fmt: skip
+        help='processes on this machine that train together (default: 1)')  # fmt: skip
     add('--worker-timeout', type=cli.number(float, 0, 86_400, exclusive=True), default=60.0, metavar='SECONDS',
-        help='seconds without a response after which a worker counts as lost, '
-        'ten times as many at the start (default: 60)')  # fmt: skip
+        help='silence after which a worker counts as lost, 10 times as long at the start (default: 60)')  # fmt: skip
 
     args = parser.parse_args(arguments)
     for name in ('resume', 'gif'):

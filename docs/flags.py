@@ -49,7 +49,7 @@ def page() -> str:
     lines = [HEAD]
     for command in (train, generate, evaluate):
         parser = parser_of(command)
-        lines += [f'## {command.__name__}.py', '', parser.description, '']
+        lines += [f'## {command.__name__}.py', '', str(parser.description), '']
         unnamed, named = parser._action_groups[:2], parser._action_groups[2:]  # argparse makes two groups of its own
         tables = {'': [action for group in unnamed for action in group._group_actions if action.dest != 'help']}
         tables |= {f'### {group.title}': group._group_actions for group in named}
