@@ -7,7 +7,7 @@ RUN     = $(VENV)/bin/python
 STAMP   = $(VENV)/installed
 TRAIN   = --data demo --epochs 5 --batch-size 32
 
-.PHONY: help train faces notebook test coverage lint bench lock
+.PHONY: help train faces notebook test coverage lint flags bench lock
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/make \1  /p' Makefile
@@ -34,6 +34,9 @@ lint: $(STAMP)  ## check style, format and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+flags: $(STAMP)  ## write docs/flags.md from the flags of the commands
+	$(RUN) docs/flags.py
 
 bench: $(STAMP)  ## measure the speed (half an hour on 2 cores; PyTorch beside it: PYTORCH=/path/to/python)
 	@if nvidia-smi >/dev/null 2>&1; then $(RUN) benchmarks/host.py --gpu $(PYTORCH:%=--pytorch %); fi

@@ -2,21 +2,43 @@
 
 The values in an entry are the article's unless marked `ours`. Where an article is silent, the defaults of `System`
 hold: ours as well, taken from the DCGAN paper (Radford, Metz and Chintala, 2015, arXiv:1511.06434) unless another
-reason is given. The comment beside a layer is the shape of its output, (height, width, channels).
+reason is given. The comment after a layer is the shape of its output, (height, width, channels).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-# Discriminator first and then the generator against it, or both gradients at the same point.
-UPDATE_ORDERS = ('alternating', 'simultaneous')
-OBJECTIVES = ('standard', 'hinge', 'relativistic')
+from common.cli import number
+
+OBJECTIVES = ('standard', 'relativistic')
 OPTIMIZERS = ('adam', 'rmsprop')
 AUGMENTS = ('none', 'translation', 'color-translation', 'color-translation-cutout')
-CHANNELS = (3, 1)  # red, green and blue; grey
-LATENTS = ('uniform', 'normal')  # U(-1, 1), N(0, 1)
-# What layers compute in. Weights, losses, batch norm statistics and optimisers are float32 in either case. Where a
-# precision is chosen there is 'auto', too: bf16 on hardware that computes it faster, else fp32.
+UPDATE_ORDERS = ('alternating', 'simultaneous')
+CHANNELS = (3, 1)
+LATENTS = ('uniform', 'normal')
+# The type that layers compute in. Weights, losses, batch norm statistics and optimisers are always float32.
+# A precision can also be 'auto': bf16 on hardware that computes it faster, else fp32.
 PRECISIONS = {'fp32': 'float32', 'bf16': 'bfloat16'}
+
+FRACTION, STEPS, EPOCHS = number(float, 0, 1), number(int, 1, 10**9), number(int, 1, 1_000_000)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a run: it has a flag of `train.py` and a value in run.json."""
+
+    default: Any  # None: unset, which is then one of its values
+    values: Any  # a tuple of choices, bool, list (of names), or an argparse type
+    group: str  # heading in `train.py --help`
+    help: str
+    changeable: bool = False  # whether a resumed run may change it
+    path: bool = False  # whether it is a path on this machine
+    older: Any = ...  # its value in older runs, which lack it; ...: no run lacks it
+
+
+def setting(*description: Any, **more: Any) -> Any:
+    """A field of `System` that is also a setting of a run; the arguments are those of `Setting`, the default first."""
+    return field(default=description[0], metadata={'setting': Setting(*description, **more)})
 
 
 @dataclass(frozen=True)
@@ -42,50 +64,66 @@ class Layer:
 
 @dataclass(frozen=True)
 class System:
-    """Everything that makes up one published system."""
+    """Everything that makes up one published system. Each `setting` has a flag of `train.py` that overrides it."""
 
     article: str
     image_size: int | str  # side of the square images, pixels; of others 'HEIGHTxWIDTH'
     generator: tuple[Layer, ...]
     discriminator: tuple[Layer, ...]
-    channels: int = 3  # of the images, one of CHANNELS
-    crop: int = 108  # side of the central square kept of an aligned image of 178x218; ours: as in `oreilly`
-    latent_size: int = 100
-    latent: str = 'uniform'  # one of LATENTS
-    leaky_slope: float = 0.2
-    dropout: float = 0.0  # rate, in the layers with dropout
-    weight_stddev: float = 0.02  # initial weights are N(0, weight_stddev); 0: Glorot uniform
-    objective: str = 'standard'  # one of OBJECTIVES; only the standard one has labels
-    real_label: float = 1.0  # the discriminator's label for real images,
-    fake_label: float = 0.0  # and for generated ones;
-    wanted_label: float = 1.0  # the generator's label for its images
-    label_noise: float = 0.0  # the discriminator's labels move towards each other by a random amount up to this
-    discriminator_batch_norm: bool = True  # False: none, also in the layers that have it
-    spectral_norm: bool = False  # of the discriminator's kernels (Miyato et al., 2018, arXiv:1802.05957)
-    freeze_discriminator: int = 0  # its first layers that are not trained (Mo et al., 2020, arXiv:2002.10964)
-    r1: float = 0.0  # weight of the penalty on the discriminator's gradient at real images; 0: none
-    r1_every: int = 16  # steps between penalties, each as many times as large
-    flip: float = 0.0  # probability of mirroring a real image
-    augment: str = 'none'  # differentiable augmentation of what the discriminator sees, one of AUGMENTS
-    instance_noise: float = 0.0  # standard deviation of noise on what the discriminator sees, -1..1
-    update_order: str = 'alternating'  # one of UPDATE_ORDERS; ours: that of Goodfellow et al. (2014)
-    optimizer: str = 'adam'  # one of OPTIMIZERS
-    learning_rate: float = 2e-4
-    learning_rate_ratio: float = 1.0  # the discriminator's learning rate divided by the generator's
-    learning_rate_decay: float = 0.0  # at step n the rate is learning_rate / (1 + n * learning_rate_decay)
-    beta1: float = 0.5  # Adam's decay of the mean gradient
-    clip_value: float = 0.0  # gradients are clipped to -clip_value..clip_value; 0: no clipping
-    precision: str = 'fp32'  # one of PRECISIONS, or 'auto'
-    # Decay of the moving average of the generator's weights that samples are drawn with; 0: no average. Ours (Yaz et
-    # al., 2019, arXiv:1806.04498): steadier, sharper samples at no cost.
-    ema: float = 0.999
-    batch_size: int = 128
-    epochs: int | None = None  # how long to train: epochs,
-    steps: int | None = None  # or steps
-    sample_every: int | None = None  # when to draw a grid of samples: steps,
-    sample_epochs: int | None = None  # or epochs
-    samples: int = 64  # faces in a grid
-    attributes: tuple[str, ...] = ()  # names of what the generator can be asked for; ours
+    # Images and latents. Ours: the crop, as in `oreilly`.
+    channels: int = setting(3, CHANNELS, 'data', '3 for colour images, 1 for greyscale', older=3)
+    crop: int = setting(108, number(int, 1, 178), 'data', 'side of the square kept of an aligned image of 178x218')
+    latent_size: int = setting(100, number(int, 1, 65_536), 'networks', 'dimension of the latents')
+    latent: str = setting('uniform', LATENTS, 'networks', 'distribution of the latents: U(-1, 1) or N(0, 1)')
+    # Layers.
+    leaky_slope: float = setting(0.2, FRACTION, 'networks', 'negative slope of the leaky ReLU')
+    dropout: float = setting(0.0, number(float, 0, 0.99), 'networks', 'dropout rate in the layers that have dropout')
+    weight_stddev: float = setting(0.02, number(float, 0, 10), 'networks', 'initial weights: N(0, X), or Glorot if 0')
+    # The objective. Only the standard one has labels.
+    objective: str = setting('standard', OBJECTIVES, 'objective', older='standard',
+        help='cross-entropy, or relativistic: each real image should score higher than a generated one')  # fmt: skip
+    real_label: float = setting(1.0, FRACTION, 'objective', "discriminator's label for real images; 0.9: smoothing")
+    fake_label: float = setting(0.0, FRACTION, 'objective', "discriminator's label for generated images")
+    wanted_label: float = setting(1.0, FRACTION, 'objective', "generator's label for its own images")
+    label_noise: float = setting(0.0, FRACTION, 'objective',
+        "move the discriminator's labels towards each other by a random amount up to this")  # fmt: skip
+    # The discriminator. Freezing its first layers: Mo et al. (2020, arXiv:2002.10964).
+    discriminator_batch_norm: bool = setting(True, bool, 'networks', older=True,
+        help='batch normalisation in the layers of the discriminator that have it')  # fmt: skip
+    freeze_discriminator: int = setting(0, number(int, 0, 100), 'networks', older=0,
+        help='do not train the first N layers of the discriminator; requires --init-from')  # fmt: skip
+    # R1, the penalty on its gradient at real images (Mescheder et al., 2018, arXiv:1801.04406), applied lazily.
+    r1: float = setting(0.0, number(float, 0, 1e6), 'objective', older=0.0,
+        help="weight of R1, the penalty on the discriminator's gradient at real images; 0: no penalty")  # fmt: skip
+    r1_every: int = setting(16, number(int, 1, 10_000), 'objective', 'apply R1 every N steps, scaled by N', older=16)
+    # The input of the discriminator, in -1..1.
+    flip: float = setting(0.0, FRACTION, 'data', 'probability of mirroring a real image', older=0.0)
+    augment: str = setting('none', AUGMENTS, 'objective', "augmentation of the discriminator's input", older='none')
+    instance_noise: float = setting(0.0, number(float, 0, 10), 'objective', "stddev of noise on D's input", older=0.0)
+    # Steps and optimisers. Ours: the order of updates, as in Goodfellow et al. (2014).
+    batch_size: int = setting(128, number(int, 2, 65_536), 'training', 'images per step')
+    update_order: str = setting(
+        'alternating', UPDATE_ORDERS, 'training', 'update D before G, or both at the same point'
+    )
+    optimizer: str = setting('adam', OPTIMIZERS, 'training', 'optimiser of both networks')
+    learning_rate: float = setting(2e-4, number(float, 0, 1, exclusive=True), 'training', 'learning rate')
+    learning_rate_ratio: float = setting(1.0, number(float, 0, 1000, exclusive=True), 'training', older=1.0,
+        help="the discriminator's learning rate divided by the generator's")  # fmt: skip
+    learning_rate_decay: float = setting(0.0, FRACTION, 'training', 'divide the learning rate at step n by 1 + n * X')
+    beta1: float = setting(0.5, number(float, 0, 0.9999), 'training', "Adam's decay of the mean gradient")
+    clip_value: float = setting(0.0, number(float, 0, 1e9), 'training', 'clip gradients to -X..X; 0: no clipping')
+    precision: str = setting('fp32', ('auto', *PRECISIONS), 'device', 'precision of layers; auto: bf16 if faster')
+    # Ours (Yaz et al., 2019, arXiv:1806.04498): steadier, sharper samples at no cost.
+    ema: float = setting(0.999, number(float, 0, 0.999999), 'training',
+        "decay of the moving average of the generator's weights, used for samples; 0: no average")  # fmt: skip
+    # Length and sample grids, in epochs or in steps.
+    epochs: int | None = setting(None, EPOCHS, 'schedule', 'passes over the data', changeable=True)
+    steps: int | None = setting(None, STEPS, 'schedule', 'steps in total', changeable=True)
+    sample_every: int | None = setting(None, STEPS, 'schedule', 'steps between sample grids', changeable=True)
+    sample_epochs: int | None = setting(None, EPOCHS, 'schedule', 'epochs between sample grids', changeable=True)
+    samples: int = setting(64, number(int, 1, 4096), 'schedule', 'faces in a sample grid')
+    # Conditions; ours.
+    attributes: tuple[str, ...] = ()  # names of the attributes that condition the generator
     combinations: tuple[str, ...] = ()  # how they occur together in the data: '101' is with, without, with
 
     @property

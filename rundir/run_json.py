@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common import cli, files
-from config.settings import ADDED, PATHS, check_settings, system_of
+from config.settings import PATHS, read_settings, system_of
 from graph.session import tf
 from systems import System
 
@@ -28,8 +28,7 @@ def read_run(run_dir: Path) -> dict:
             raise cli.UserError(f'{path} was written by a newer version of this project: update to use it')
         if run.get('format', 1) < 3 and run['settings']['system'] == 'recommended':
             run['settings']['system'] = 'oreilly'
-        check_settings(run['settings'])
-        run['settings'] = ADDED | run['settings']
+        run['settings'] = read_settings(run['settings'])
         for name in PATHS:  # which may have been other strings in the locale of the run
             if run['settings'][name] is not None:
                 run['settings'][name] = os.fsdecode(run['settings'][name].encode('utf-8', 'surrogateescape'))

@@ -9,15 +9,14 @@ from common import cli
 from config import settings as module
 from config.settings import (
     ADDED,
-    DEFAULTS,
-    FIXED,
     NEWEST,
     OVERRIDES,
-    check_settings,
+    RETIRED,
+    SETTINGS,
     choose_settings,
     flag,
-    flags_of,
     parse_arguments,
+    read_settings,
     system_of,
 )
 from rundir.run_json import read_run
@@ -28,10 +27,10 @@ from systems import SYSTEMS, System
 OTHER = {
     'system': 'sharma', 'width': 0.5, 'seed': 1, 'hold_out': 'people', 'local_batch_norm': True,
     'attributes': ['Smiling', 'Male'],
-    'reduce_precision': 'bf16', 'batch_size': 2, 'learning_rate': 0.5, 'learning_rate_ratio': 2.0,
+    'batch_size': 2, 'learning_rate': 0.5, 'learning_rate_ratio': 2.0,
     'learning_rate_decay': 0.1, 'optimizer': 'rmsprop', 'beta1': 0.0,
     'clip_value': 1.0, 'real_label': 0.7, 'fake_label': 0.1, 'wanted_label': 0.7, 'label_noise': 0.1, 'flip': 0.5,
-    'objective': 'hinge', 'discriminator_batch_norm': False, 'spectral_norm': True, 'r1': 0.5, 'r1_every': 8,
+    'objective': 'relativistic', 'discriminator_batch_norm': False, 'r1': 0.5, 'r1_every': 8,
     'augment': 'translation', 'instance_noise': 0.1, 'update_order': 'simultaneous', 'latent_size': 7,
     'latent': 'normal', 'leaky_slope': 0.3, 'dropout': 0.3, 'weight_stddev': 0.0, 'ema': 0.5, 'precision': 'bf16',
     'crop': 99, 'samples': 9, 'channels': 1, 'image_size': 32,
@@ -39,6 +38,14 @@ OTHER = {
 }  # fmt: skip
 # Flags without which another is refused.
 NEEDED = {'freeze_discriminator': ['--init-from=/elsewhere']}
+SCHEDULE = {'epochs': 7, 'steps': 7, 'sample_every': 7, 'sample_epochs': 7}
+
+
+def flags_of(name, value) -> list[str]:
+    """The flag that gives a setting this value."""
+    if isinstance(value, bool):
+        return [flag(name) if value else flag(f'no_{name}')]
+    return [flag(name), *(map(str, value) if isinstance(value, list) else [str(value)])]
 
 
 # --- flags and what they add up to
@@ -55,14 +62,14 @@ def test_the_settings_of_a_system_are_its_own(name):
 
 def test_only_what_follows_from_the_networks_cannot_be_overridden():
     derived = {'article', 'image_size', 'generator', 'discriminator', 'attributes', 'combinations'}
-    schedules = {'epochs', 'steps', 'sample_every', 'sample_epochs'}
-    assert {field.name for field in fields(System)} == set(OVERRIDES) | schedules | derived
+    assert {field.name for field in fields(System)} == set(OVERRIDES) | derived
 
 
 @pytest.mark.parametrize('name', OVERRIDES)
 def test_a_flag_overrides_the_value_of_the_system(name):
-    settings, system = chosen(' '.join(flags_of({name: OTHER[name]}) + NEEDED.get(name, [])))
-    assert settings[name] == getattr(system, name) == OTHER[name] != getattr(SYSTEMS['oreilly'], name)
+    value = (OTHER | SCHEDULE)[name]
+    settings, system = chosen(' '.join(flags_of(name, value) + NEEDED.get(name, [])))
+    assert settings[name] == getattr(system, name) == value != getattr(SYSTEMS['oreilly'], name)
 
 
 def test_the_width_multiplies_the_channels_of_hidden_layers():
@@ -97,14 +104,7 @@ def test_paths_are_kept_absolute_and_names_of_data_as_they_are(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ('flags', 'message'),
-    [
-        ('--resume', '--run-dir'),
-        ('--gif', '--run-dir'),
-        ('--sample-every 9 --sample-epochs 9', '--sample-epochs'),
-        ('--data=', '--data is empty'),
-        ('--attributes Male Young Male', '--attributes: one of them is named twice'),
-    ],
+    ('flags', 'message'), [('--resume', '--run-dir'), ('--gif', '--run-dir'), ('--data=', '--data: it is empty')]
 )
 def test_flags_that_cannot_be_met_are_an_error(flags, message):
     with pytest.raises(cli.UserError, match=message):
@@ -118,21 +118,14 @@ def test_resume_means_the_newest_checkpoint_or_one_of_a_step():
 
 
 @pytest.mark.parametrize(
-    'flags',
-    ['', '--spectral-norm --no-discriminator-batch-norm --r1 2 --xla', '--attributes Male Young --attribute-table x'],
-)
-def test_settings_are_those_of_their_flags(flags):
-    settings, _ = chosen(flags)
-    assert choose_settings(parse_arguments(flags_of(settings))) == settings
-
-
-@pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        ('--freeze-discriminator 1', '--freeze-discriminator needs --init-from'),
-        ('--freeze-discriminator 4 --init-from x', 'at most 3 of its 4 layers'),
-        ('--objective hinge --real-label 0.8', '--real-label has no effect with --objective hinge'),
-        ('--attribute-table x.csv', '--attribute-table needs --attributes: which of them?'),
+        ('--freeze-discriminator 1', '--freeze-discriminator requires --init-from'),
+        ('--freeze-discriminator 4 --init-from x', 'at most 3 of 4 layers'),
+        ('--objective relativistic --real-label 0.8', '--real-label has no effect with --objective relativistic'),
+        ('--attribute-table x.csv', '--attribute-table requires --attributes'),
+        ('--attributes Male Young Male', '--attributes: a name is given twice'),
+        ('--sample-every 9 --sample-epochs 9', '--sample-every and --sample-epochs: use one of them'),
         ('--objective relativistic --label-noise 0.1', '--label-noise has no effect'),
     ],
 )
@@ -145,10 +138,10 @@ def test_settings_that_contradict_each_other_are_an_error(flags, message):
 
 
 def test_what_a_run_is_made_of_is_fixed():
-    assert set(OTHER) == set(FIXED)
+    assert set(OTHER) == {name for name, setting in SETTINGS.items() if not setting.changeable}
     saved, _ = chosen('')
     for name, value in OTHER.items():
-        given = parse_arguments(flags_of({name: value}))
+        given = parse_arguments(flags_of(name, value))
         was = 'not set' if saved[name] is None else re.escape(str(saved[name]))
         with pytest.raises(cli.UserError, match=f'^{flag(name)} is {was} in this run'):
             choose_settings(given, saved)
@@ -171,14 +164,26 @@ def test_the_rest_of_a_run_may_change():
 def test_an_old_run_goes_on_as_it_was():
     saved, _ = chosen('')
     old = {name: value for name, value in saved.items() if name not in ADDED}
-    check_settings(old)
-    assert choose_settings(parse_arguments([]), ADDED | old) == saved | ADDED
+    assert choose_settings(parse_arguments([]), read_settings(old)) == saved | ADDED
 
 
 def test_settings_that_older_runs_lack_get_the_value_that_changes_nothing():
-    published = System('', 28, (), ())
-    defaults = {name: DEFAULTS.get(name, getattr(published, name, None)) for name in ADDED}
+    defaults = {name: SETTINGS[name].default for name in ADDED}
     assert defaults | {'hold_out': 'images'} == ADDED  # since then, images are held out only where they are needed
+
+
+def test_settings_that_only_older_runs_have_are_dropped():
+    saved, _ = chosen('')
+    assert read_settings(RETIRED | saved) == saved
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'), [('spectral_norm', True), ('reduce_precision', 'bf16'), ('objective', 'hinge')]
+)
+def test_a_run_with_a_setting_that_is_gone_is_refused(name, value):
+    saved, _ = chosen('')
+    with pytest.raises(cli.UserError, match=f'{flag(name)} {value}, which is no longer supported$'):
+        read_settings(RETIRED | saved | {name: value})
 
 
 def test_the_settings_of_the_pretrained_generator_are_complete():
@@ -193,9 +198,17 @@ def saved() -> dict:
     return json.loads(json.dumps(chosen('')[0]))
 
 
-def test_settings_that_flags_can_express_are_valid(saved):
-    check_settings(saved)
-    check_settings(saved | {'data': '/elsewhere', 'epochs': None, 'steps': 7, 'xla': True, 'ema': 0.0})
+@pytest.mark.parametrize(
+    'flags', ['', '--no-discriminator-batch-norm --r1 2 --xla --image-size 56x28', '--attributes Male Young']
+)
+def test_settings_that_flags_give_are_valid(flags):
+    settings, _ = chosen(flags)
+    assert read_settings(json.loads(json.dumps(settings))) == settings
+
+
+def test_settings_that_a_resumed_run_can_have_are_valid(saved):
+    changed = saved | {'data': 'elsewhere', 'epochs': None, 'steps': 7, 'xla': True, 'ema': 0.0}
+    assert read_settings(changed) == changed
 
 
 @pytest.mark.parametrize(
@@ -203,22 +216,25 @@ def test_settings_that_flags_can_express_are_valid(saved):
     [('batch_size', 'many'), ('batch_size', -8), ('batch_size', None), ('batch_size', True), ('ema', [1]),
      ('learning_rate', float('nan')), ('data', 5), ('data', None), ('epochs', None), ('xla', 'yes'), ('xla', 1),
      ('attributes', 'Male'), ('attributes', [1]), ('attributes', None), ('attribute_table', 5),
-     ('seed', 1.5), ('local_batch_norm', 1), ('reduce_precision', None)],
+     ('attributes', ['Male', 'Male']), ('attribute_table', '/table'), ('image_size', 29), ('image_size', '64x64'),
+     ('batch_size', '8'), ('batch_size', 8.0), ('batch_size', 10**400), ('ema', 10**400), ('channels', 3.0),
+     ('precision', 'auto'), ('system', 'x'), ('sample_epochs', 3), ('freeze_discriminator', 1), ('data_dir', ''),
+     ('seed', 1.5), ('local_batch_norm', 1)],
 )  # fmt: skip
 def test_a_setting_with_an_impossible_value_is_named(saved, name, value):
     with pytest.raises(cli.UserError, match=f'run.json are damaged: .*{name.replace("_", ".")}'):
-        check_settings(saved | {name: value})
+        read_settings(saved | {name: value})
 
 
 @pytest.mark.parametrize('name', ['unknown', 'run_dir'])
 def test_an_unknown_setting_is_named_as_one_of_a_newer_version(saved, name):
     with pytest.raises(cli.UserError, match=f'of a newer version; unknown: {name}$'):
-        check_settings(saved | {name: 'x'})
+        read_settings(saved | {name: 'x'})
 
 
 def test_settings_that_are_missing_are_named(saved):
     with pytest.raises(cli.UserError, match='missing: ema, seed$'):
-        check_settings({name: value for name, value in saved.items() if name not in ('seed', 'ema', 'flip')})
+        read_settings({name: value for name, value in saved.items() if name not in ('seed', 'ema', 'flip')})
 
 
 @pytest.mark.parametrize(('fast', 'expected'), [(True, 'bf16'), (False, 'fp32')])
