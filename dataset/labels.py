@@ -68,7 +68,7 @@ def read_attributes(table: Path, attributes: list[str]) -> dict[str, list[int]]:
 
 
 def load_people(table: Path, names: list[str]) -> list[str]:
-    """Who is on each of the images `names`, from a table with rows like "000001.jpg 2880". Raises DataError, OSError."""
+    """Who is on each of the images `names`; a row of the table is like "000001.jpg 2880". Raises DataError, OSError."""
     try:
         people = {row[0]: row[1] for _, row in read_rows(table) if len(row) == 2}
         return [people[Path(name).name] for name in names]

@@ -53,7 +53,9 @@ class Prepared:
         left_out = set(json.loads(record.read_text())) if record.exists() else set()
         names = [name for name in self.source.names if name not in left_out]
         if len(names) != len(self.faces):
-            raise DataError(f'{self.path} was made by an earlier version without a list of unreadable images: remove it')
+            raise DataError(
+                f'{self.path} was made by an earlier version, without a list of unreadable images: delete it'
+            )
         return names
 
 

@@ -72,7 +72,7 @@ def choose_hold_out(settings: dict) -> str:
 
 
 def note_upscaled(settings: dict, source: Source | None) -> None:
-    """Print a note if the first image of `source` (None: a pretrained face) is smaller than the faces after cropping."""
+    """Print a note if the first image of `source` (None: a pretrained face) is too small after cropping."""
     height, width, _ = system_of(settings).image_shape
     across = down = demo_size(height, width)
     if source:
