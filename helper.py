@@ -39,9 +39,9 @@ PREPARATION = 'central crop, bilinear, 3'  # names prepared arrays: change it wh
 
 
 def download_celeb_a(data_dir: str | Path, sources=CELEB_A_SOURCES) -> Path:
-    """Download the official CelebA archive into `data_dir`, unless it is there, and return its path.
+    """Download the official CelebA archive into `data_dir`, unless it is there. `sources` are tried in turn.
 
-    sources: URLs, tried in turn. Raises DataError if none serves the archive, or if a file there has another size.
+    Returns its path. Raises DataError if no URL serves the archive, or if the file there has another size.
     """
     return download(Path(data_dir) / CELEB_A, sources, CELEB_A_SIZE, CELEB_A_MD5)
 
@@ -66,10 +66,9 @@ def get_image(image_path, width: int, height: int, crop: int = FACE_SIZE, channe
     """Read the face in an image file (a path or an open file) as uint8 (height, width, channels), bilinear.
 
     As published, an aligned CelebA image, 178x218, is cropped to its central square of side `crop`, which scales with
-    the width at other resolutions. Any other image is cropped to its largest central square. Faces that are not square
-    get the largest central rectangle with their proportions, inside that square or inside the whole other image.
-    channels: 3, or 1 for grey.
-    Raises DataError for an unknown format or too many pixels. Broken images can raise any exception.
+    the width at other resolutions; any other image to its largest central square. Faces that are not square get the
+    largest central rectangle of their proportions, inside that square or inside the whole other image.
+    channels: 3, or 1 for grey. Raises DataError for an unknown format or too many pixels, any exception if broken.
     """
     size = width, height
     with open_image(image_path) as image:
@@ -87,7 +86,7 @@ def load_faces(source: Source | str | Path, image_size, cache_dir: str | Path, c
 
     image_size: (height, width), or the side of squares. crop, channels: see `get_image`.
     They are decoded once, on all cores, and memory-mapped from a .npy file in `cache_dir` from then on.
-    Raises DataError if there are no images or too many are unreadable, and OSError.
+    Raises DataError if there are no images or more than 1% are unreadable, OSError if a file cannot be read or written.
     """
     source = source if isinstance(source, Source) else Source(source)
     height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
@@ -110,7 +109,7 @@ def get_batch(faces: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 class Dataset:
-    """Faces, uint8 (N, height, width, channels), and the indices of those to train on and of those held out."""
+    """Faces, uint8 (N, height, width, channels), and the indices of the training and the held-out faces."""
 
     def __init__(self, faces: np.ndarray, hold_out='images', people: list[str] | None = None, conditions=None):
         """hold_out, people: see `dataset.split.split`. conditions: int8 (N, attributes) of 1 and -1, or None."""
@@ -134,12 +133,12 @@ class Dataset:
         return len(self.training) // batch_size
 
     def get_indices(self, batch_size: int, seed: int, epoch: int, start: int = 0):
-        """Yield the indices of the faces in each batch of an epoch, (batch_size,).
+        """Yield the indices of the training faces in each batch of an epoch, (batch_size,), in a random order.
 
-        The training faces are in a random order; the last ones, too few for a batch, are left out.
         start: the index of the first batch to yield, where a resumed run continues.
         """
         # The order depends on nothing else, so a resumed run gets the batches of an uninterrupted one.
+        # The last faces in it, too few for a batch, are left out.
         order = np.random.default_rng((seed, epoch)).permutation(self.training)
         for step in range(start, self.steps_per_epoch(batch_size)):
             yield order[step * batch_size : (step + 1) * batch_size]
@@ -164,9 +163,9 @@ def to_image(pixels: np.ndarray) -> Image.Image:
 def images_square_grid(images: np.ndarray, value_range=(0, 255), columns: int | None = None) -> Image.Image:
     """Arrange images (N, height, width, channels) row by row, on black, in the smallest square grid that holds them.
 
-    value_range: the values shown as black and white: (-0.5, 0.5) for batches, (-1, 1) for the generator's images.
-    columns: the number of images in a row, for a grid that is not square.
+    value_range: the values of black and white: (-0.5, 0.5) for batches, (-1, 1) for the generator's images.
     """
+    # The number of columns gives a square unless it is chosen.
     images = to_uint8(images, value_range)
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))

@@ -52,6 +52,7 @@ def crop_and_resize(image, box, size: tuple[int, int], draft_side: float) -> Ima
     x, y = math.floor(left), math.floor(top)
     image = image.crop((x, y, math.ceil(right), math.ceil(bottom)))
     # Convert to 8-bit RGB.
+    # Convert to 8-bit RGB, on white.
     if image.mode.startswith('I'):  # 16-bit grey, which Pillow would clip
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     if image.has_transparency_data:

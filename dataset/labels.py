@@ -19,6 +19,7 @@ MAX_COMBINATIONS = 500  # rows of attributes that a run keeps
 
 def find_table(path: Path) -> Path | None:
     """The attribute table in the folder of images, or next to the folder or archive of them; None if there is none."""
+    # A table in the folder is more likely to be about its images than one next to it.
     folders = (path, path.parent) if path.is_dir() else (path.parent,)
     return next((table for folder in folders for name in TABLES if (table := folder / name).exists()), None)
 
@@ -48,8 +49,8 @@ def read_attributes(table: Path, attributes: list[str]) -> dict[str, list[int]]:
     """The values of `attributes`, 1 or -1, by the name of the image file. Raises DataError, OSError."""
     # The first row names the columns, of which the first one holds the names of the files.
     rows = read_rows(table)
-    _, (_, *columns) = next(rows, (1, ['']))
-    columns = [name.strip() for name in columns]
+    _, header = next(rows, (1, []))
+    columns = [name.strip() for name in header[1:]]
     if not columns or any('\ufffd' in name or not name.isprintable() for name in columns):
         raise DataError(f'{table} is not an attribute table in UTF-8')
     if unknown := [attribute for attribute in attributes if attribute not in columns]:
@@ -90,7 +91,7 @@ def read_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     is_csv = ',' in ''.join(lines[start : start + 1])
     try:
         for number, row in enumerate(csv.reader(lines[start:]) if is_csv else map(str.split, lines[start:]), start + 1):
-            # Its header names no column for the files, unlike the header of a CSV file.
+            # Its header, unlike a CSV header, has no name for the column of files.
             is_header = number == start + 1 and not is_image(''.join(row[:1]))
             if row:
                 yield number, ['', *row] if is_header and not is_csv else row
@@ -100,6 +101,7 @@ def read_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
 
 def read_text(table: Path) -> str:
     """The text of a table, or of the first one in a zip archive."""
+    # Recognised by its first bytes: the downloaded table and its zip archive may have any name.
     content = table.read_bytes()
     if content.startswith(b'PK'):
         try:

@@ -3,8 +3,7 @@
     source ── 64 names at a time ──> decoding processes ──> blocks of images ──> SOURCE-28-HASH.npy, memory-mapped
                                                        └──> unreadable ones ───> SOURCE-28-HASH.json, their names
 
-The hash covers all that decides the content: the files, their sizes and times, the size and crop of the images. The
-file gets its name once it is complete; from then on every run only maps it.
+The hash covers the files, their sizes and times, the size and the crop. Files get their names once they are complete.
 """
 
 import collections
@@ -49,13 +48,12 @@ class Prepared:
     @functools.cached_property
     def names(self) -> list[str]:
         """The names of the image files, in the order of the array. Raises DataError, OSError."""
+        # Only when they are needed: listing the archive of CelebA takes more than a second.
         record = self.path.with_suffix('.json')
         left_out = set(json.loads(record.read_text())) if record.exists() else set()
         names = [name for name in self.source.names if name not in left_out]
         if len(names) != len(self.faces):
-            raise DataError(
-                f'{self.path} was made by an earlier version, without a list of unreadable images: delete it'
-            )
+            raise DataError(f'{self.path}, made by an earlier version, has no list of unreadable images: delete it')
         return names
 
 
@@ -139,6 +137,7 @@ def read_faces(source: Source, read_image, left_out: list[str]):
 
 def decode_chunks(source: Source, read_image):
     """Yield the results of `decode` for each CHUNK of names, in order, with a process per core."""
+    # Decode a few images, or with one core, in this process.
     names = source.names
     chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
     processes = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -167,7 +166,7 @@ def start_worker():
     threading.Thread(target=exit_after, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
-def exit_after(process):
+def exit_after(process) -> None:
     process.join()
     os._exit(1)
 

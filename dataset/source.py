@@ -38,7 +38,7 @@ class Source:
 
     @cached_property
     def files(self) -> list[tuple[Path, os.stat_result | None]]:
-        """The files in the folder, or only the archive, sorted, with their status. Links to folders are not followed."""
+        """The sorted files of the folder with their status, or only the archive. Links to folders are not followed."""
         walk = os.walk(self.path, onerror=fail) if self.is_folder else [(self.path.parent, [], [self.path.name])]
         files = []
         for path in sorted(Path(folder, name) for folder, _, names in walk for name in names):
@@ -60,7 +60,7 @@ class Source:
 
     def fingerprint(self, *made_with) -> str:
         """A hash that changes with the archive, or any file of the folder, and with `made_with`."""
-        # Prepared arrays are named after it. If its input changes, all of them are made again.
+        # Prepared arrays are named after this hash. With any other input, all of them would be made again.
         stats = [(str(path), status.st_size, status.st_mtime_ns) for path, status in self.files if status]
         made_from = (str(self.path.resolve()), stats, *made_with)
         return hashlib.blake2s(repr(made_from).encode(), digest_size=8).hexdigest()

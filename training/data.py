@@ -15,45 +15,39 @@ def load_dataset(settings: dict, sources: list[str] | None = None, note_size: bo
 
     sources: URLs to download CelebA from. note_size: print a note if the images are smaller than the faces.
     """
-    # A generator draws the demo faces: they have no source and no labels.
     height, width, channels = system_of(settings).image_shape
     cache_dir, hold_out = Path(settings['data_dir'], 'prepared'), settings['hold_out']
-    source = None if settings['data'] == 'demo' else Source(source_path(settings))
 
-    # Read the attributes first, to fail before the faces are downloaded and prepared.
-    values = load_attributes(settings, source) if source and settings['attributes'] else None
-    if settings['data'] == 'celeba':
-        download_celeb_a(source_path(settings), sources)
-    if note_size:
-        note_upscaled(settings, source)
-
-    if source is None:
+    # A generator draws the demo faces: they have no source and no labels.
+    if settings['data'] == 'demo':
+        if note_size:
+            note_upscaled(settings, None)
         print('The demo faces are drawn by a pretrained generator; none is a photograph.')
         return helper.Dataset(load_demo(cache_dir, (height, width, channels)), hold_out)
+
+    # Read the attributes first, to fail before the faces are downloaded and prepared.
+    source, table, values = Source(source_path(settings)), settings['attribute_table'], None
+    if settings['attributes']:
+        if settings['data'] == 'celeba':
+            table = table or labels.find_table(source.path) or helper.download_attributes(settings['data_dir'])
+        values = labels.load_attributes(source, settings['attributes'], Path(table) if table else None)
+
+    # Download and prepare the faces.
+    if settings['data'] == 'celeba':
+        if not source.path.exists():
+            files.check_writable(cache_dir)
+        try:
+            helper.download_celeb_a(settings['data_dir'], sources or helper.CELEB_A_SOURCES)
+        except DataError as error:
+            raise cli.UserError(f'{error}. Alternatives: --data demo, or --data PATH for your own pictures') from None
+    if note_size:
+        note_upscaled(settings, source)
     prepared = helper.load_faces(source, (height, width), cache_dir, settings['crop'], channels)
 
     # Look up the labels in the order of the faces.
     people = labels.load_people(identity_table(settings), prepared.names) if hold_out == 'people' else None
     conditions = None if values is None else labels.look_up(values, prepared.names)
     return helper.Dataset(prepared.faces, hold_out, people, conditions)
-
-
-def load_attributes(settings: dict, source: Source) -> dict[str, list[int]]:
-    """The attributes of each image. The table of CelebA is downloaded if there is none. Raises DataError, OSError."""
-    table = settings['attribute_table']
-    if settings['data'] == 'celeba':
-        table = table or labels.find_table(source.path) or helper.download_attributes(settings['data_dir'])
-    return labels.load_attributes(source, settings['attributes'], Path(table) if table else None)
-
-
-def download_celeb_a(path: Path, sources: list[str] | None) -> None:
-    """Download the archive of CelebA to `path`, unless it is there. Raises UserError, OSError."""
-    if not path.exists():
-        files.check_writable(path.with_name('prepared'))  # fail before the download
-    try:
-        helper.download_celeb_a(path.parent, sources or helper.CELEB_A_SOURCES)
-    except DataError as error:
-        raise cli.UserError(f'{error}. Alternatives: --data demo, or --data PATH for your own pictures') from None
 
 
 def source_path(settings: dict) -> Path:
