@@ -1,6 +1,6 @@
-"""The data of the article: download CelebA, crop the faces, hand them out in batches, show images in a grid.
+"""Data pipeline of the article: download CelebA, crop the faces, make batches, show images in a grid.
 
-What makes this safe and fast (resumed downloads, damaged images, all cores, the array on disk) is in `dataset/`.
+Robustness and speed (resumed downloads, damaged images, all cores, the array on disk) live in `dataset/`.
 """
 
 import functools
@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset import prepared
 from dataset.download import download
-from dataset.images import ImageSource, crop_and_resize, open_image
+from dataset.images import crop_and_resize, open_image
 from dataset.labels import CELEB_A_TABLE
+from dataset.prepared import Prepared, load_prepared
+from dataset.source import Source
 from dataset.split import HOLD_OUTS, split
 
 CELEB_A = 'img_align_celeba.zip'
@@ -38,23 +39,25 @@ PREPARATION = 'central crop, bilinear, 3'  # names prepared arrays: change it wh
 
 
 def download_celeb_a(data_dir: str | Path, sources=CELEB_A_SOURCES) -> Path:
-    """Download the official CelebA archive into `data_dir`, unless it is there, and return its path.
+    """Download the official CelebA archive into `data_dir`, unless it is there. `sources` are tried in turn.
 
-    sources: URLs, tried in turn. Raises DataError if none serves the archive, or if a file there has another size.
+    Returns its path. Raises DataError if no URL serves the archive, or if the file there has another size.
     """
     return download(Path(data_dir) / CELEB_A, sources, CELEB_A_SIZE, CELEB_A_MD5)
 
 
 def download_attributes(data_dir: str | Path, sources=CELEB_A_TABLE_SOURCES) -> Path:
-    """Download CelebA's table of attributes into `data_dir`, like `download_celeb_a`, and return its path."""
+    """Download CelebA's attribute table into `data_dir`, like `download_celeb_a`, and return its path."""
     return download(Path(data_dir) / CELEB_A_TABLE, sources, CELEB_A_TABLE_SIZE, CELEB_A_TABLE_MD5)
 
 
 def crop_size(image_size: tuple[int, int], face_size: tuple[int, int], crop: int) -> tuple[int, int]:
     """The size of what `get_image` keeps of an image for a face of `face_size`. All sizes are (width, height)."""
+    # Of an aligned image, at any resolution, only the central square counts.
     width, height = image_size
     if height == round(width * ALIGNED_HEIGHT / ALIGNED_WIDTH):
         width = height = round(width * crop / ALIGNED_WIDTH)
+    # The largest rectangle in it with the proportions of the face.
     scale = min(width / face_size[0], height / face_size[1])
     return max(1, round(face_size[0] * scale)), max(1, round(face_size[1] * scale))
 
@@ -63,70 +66,53 @@ def get_image(image_path, width: int, height: int, crop: int = FACE_SIZE, channe
     """Read the face in an image file (a path or an open file) as uint8 (height, width, channels), bilinear.
 
     As published, an aligned CelebA image, 178x218, is cropped to its central square of side `crop`, which scales with
-    the width at other resolutions of it. Any other image is cropped to its largest central square. For faces that are
-    not square, it is the largest central rectangle with their proportions within that square, or of any other image.
-    channels: 3, or 1 for grey.
-    Raises DataError for an unknown format or too many pixels, and nearly any exception for a broken image.
+    the width at other resolutions; any other image to its largest central square. Faces that are not square get the
+    largest central rectangle of their proportions, inside that square or inside the whole other image.
+    channels: 3, or 1 for grey. Raises DataError for an unknown format or too many pixels, any exception if broken.
     """
     size = width, height
     with open_image(image_path) as image:
-        min_side = max(crop_size(image.size, size, ALIGNED_WIDTH)) * crop / ALIGNED_WIDTH  # whatever the image
         across, down = crop_size(image.size, size, crop)
         left, top = (image.width - across) // 2, (image.height - down) // 2
-        face = crop_and_resize(image, (left, top, left + across, top + down), size, min_side)
+        # A JPEG is decoded at the smallest of its scales that leaves `draft_side` at least the length of the face.
+        # Relative to the full width, so aligned and other images are decoded at the same scale.
+        draft_side = max(crop_size(image.size, size, ALIGNED_WIDTH)) * crop / ALIGNED_WIDTH
+        face = crop_and_resize(image, (left, top, left + across, top + down), size, draft_side)
     return np.asarray(face) if channels == 3 else np.asarray(face.convert('L'))[..., np.newaxis]
 
 
-def load_faces(source: str | Path, image_size, cache_dir: str | Path, crop=FACE_SIZE, channels=3) -> np.ndarray:
-    """Load all faces of a zip archive or a folder of images as uint8 (N, height, width, channels).
+def load_faces(source: Source | str | Path, image_size, cache_dir: str | Path, crop=FACE_SIZE, channels=3) -> Prepared:
+    """Load all faces of a zip archive or a folder of images: `faces`, uint8 (N, height, width, channels), and `names`.
 
     image_size: (height, width), or the side of squares. crop, channels: see `get_image`.
     They are decoded once, on all cores, and memory-mapped from a .npy file in `cache_dir` from then on.
-    Unreadable images are reported on stderr and left out. Raises DataError if there are no images or more than 1% are
-    unreadable, and OSError if the source cannot be read or the array cannot be written.
+    Raises DataError if there are no images or more than 1% are unreadable, OSError if a file cannot be read or written.
     """
-    shape, made_with = prepared_as(image_size, crop, channels)
-    height, width, _ = shape
-    read_image = functools.partial(get_image, width=width, height=height, crop=crop, channels=channels)
-    return prepared.load_prepared(Path(source), shape, Path(cache_dir), read_image, *made_with)
-
-
-def load_names(source: str | Path, image_size, cache_dir: str | Path, crop=FACE_SIZE, channels=3) -> list[str]:
-    """The names of the files of the faces that `load_faces` gives, in the same order."""
-    shape, made_with = prepared_as(image_size, crop, channels)
-    return prepared.load_names(Path(source), shape, Path(cache_dir), *made_with)
-
-
-def prepared_as(image_size, crop: int, channels: int) -> tuple[tuple, tuple]:
-    """The shape of faces, and what else a prepared array is named after; see `load_faces`."""
+    source = source if isinstance(source, Source) else Source(source)
     height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    return (height, width, channels), (crop, PREPARATION) + (('grey',) if channels == 1 else ())
+    read_image = functools.partial(get_image, width=width, height=height, crop=crop, channels=channels)
+    # Everything the pixels depend on is part of the name of the array.
+    made_with = (crop, PREPARATION) + (('grey',) if channels == 1 else ())
+    return load_prepared(source, (height, width, channels), Path(cache_dir), read_image, *made_with)
 
 
-def first_crop_size(source: str | Path, face_size: tuple[int, int], crop: int) -> tuple[int, int]:
-    """The `crop_size` of the first image of `source`. Raises nearly any exception if it is broken."""
-    images = ImageSource(Path(source))
-    with open_image(io.BytesIO(images.read(images.names()[0]))) as image:
+def first_crop_size(source: Source, face_size: tuple[int, int], crop: int) -> tuple[int, int]:
+    """The `crop_size` of the first image of `source`. A broken image can raise any exception."""
+    with open_image(io.BytesIO(source.read(source.names[0]))) as image:
         return crop_size(image.size, face_size, crop)
 
 
 def get_batch(faces: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """The faces at `indices` as float32 (n, height, width, channels), scaled from 0..255 to -0.5..0.5."""
-    # A product, not the published quotient: TensorFlow computed it in earlier versions, whose runs resume bit for bit.
+    # Multiply, not divide: earlier versions let TensorFlow multiply, and resumed runs must match bit for bit.
     return faces[indices].astype(np.float32) * np.float32(1 / 255) - np.float32(0.5)
 
 
 class Dataset:
-    """Faces, uint8 (N, height, width, channels), and the indices of those to train on and of those held out."""
+    """Faces, uint8 (N, height, width, channels), and the indices of the training and the held-out faces."""
 
-    def __init__(
-        self,
-        faces: np.ndarray,
-        hold_out: str = 'images',
-        people: list[str] | None = None,
-        conditions: np.ndarray | None = None,
-    ):
-        """hold_out, people: see `dataset.split.split`. conditions: the attributes of each face, 1 or -1."""
+    def __init__(self, faces: np.ndarray, hold_out='images', people: list[str] | None = None, conditions=None):
+        """hold_out, people: see `dataset.split.split`. conditions: int8 (N, attributes) of 1 and -1, or None."""
         self.faces, self.hold_out = faces, hold_out
         self.conditions = np.zeros((len(faces), 0), np.int8) if conditions is None else conditions
         self.training, self.held_out = split(len(faces), hold_out, people)
@@ -138,6 +124,7 @@ class Dataset:
     @functools.cached_property
     def digest(self) -> str:
         """A hash of the array's shape and of about a thousand faces, which tells data sets apart."""
+        # Hashing all of CelebA would take seconds at each start.
         some = self.faces[:: math.ceil(len(self.faces) / 1000)]
         return hashlib.blake2s(repr(self.faces.shape).encode() + some.tobytes(), digest_size=8).hexdigest()
 
@@ -146,11 +133,12 @@ class Dataset:
         return len(self.training) // batch_size
 
     def get_indices(self, batch_size: int, seed: int, epoch: int, start: int = 0):
-        """Yield the indices of the faces in each batch of an epoch, (batch_size,).
+        """Yield the indices of the training faces in each batch of an epoch, (batch_size,), in a random order.
 
-        (seed, epoch) decides their order, a random permutation of the training faces. Those left over fill no batch.
         start: the index of the first batch to yield, where a resumed run continues.
         """
+        # The order depends on nothing else, so a resumed run gets the batches of an uninterrupted one.
+        # The last faces in it, too few for a batch, are left out.
         order = np.random.default_rng((seed, epoch)).permutation(self.training)
         for step in range(start, self.steps_per_epoch(batch_size)):
             yield order[step * batch_size : (step + 1) * batch_size]
@@ -168,19 +156,20 @@ def to_uint8(images: np.ndarray, value_range: tuple[float, float]) -> np.ndarray
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
-    """A picture, uint8 (height, width, 3), or (height, width, 1) for grey, as Pillow has it."""
+    """A Pillow image from uint8 (height, width, 3), or (height, width, 1) for grey."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def images_square_grid(images: np.ndarray, value_range=(0, 255), columns: int | None = None) -> Image.Image:
     """Arrange images (N, height, width, channels) row by row, on black, in the smallest square grid that holds them.
 
-    value_range: the values shown as black and white: (-0.5, 0.5) for batches, (-1, 1) for the generator's images.
-    columns: the number of images in a row, for a grid that is not square.
+    value_range: the values of black and white: (-0.5, 0.5) for batches, (-1, 1) for the generator's images.
     """
+    # The number of columns gives a square unless it is chosen.
     images = to_uint8(images, value_range)
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
+    # Fill the last row with black images, and exchange the axes: (row, column, H, W, C) -> (row, H, column, W, C).
     black = np.zeros((-count % columns, height, width, channels), np.uint8)
     rows = np.concatenate([images, black]).reshape(-1, columns, height, width, channels)
     return to_image(rows.swapaxes(1, 2).reshape(-1, columns * width, channels))

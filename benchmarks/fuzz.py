@@ -130,7 +130,7 @@ def check_loading(source: Path) -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as cache_dir, captured_stderr() as lines:
         with contextlib.suppress(OSError):
-            faces = helper.load_faces(source, 28, cache_dir)
+            faces = helper.load_faces(source, 28, cache_dir).faces
             assert faces.shape[1:] == (28, 28, 3) and faces.dtype == np.uint8
         assert not any(name.startswith('.') for name in os.listdir(cache_dir))
     assert not any('Traceback' in line or 'Warning' in line for line in lines), lines  # libtiff may print messages

@@ -1,4 +1,4 @@
-"""What `helper.py` is built of: downloads, image files, archives of them, prepared arrays. Knows nothing of faces."""
+"""Building blocks of `helper.py`: downloads, sources of images, prepared arrays, labels, the held-out split."""
 
 
 class DataError(OSError):

@@ -89,7 +89,7 @@ def test_each_generated_face_is_beside_a_training_face(evaluated, trained, pictu
     _, out = evaluated
     with Image.open(out / 'distances.png') as plot:
         assert plot.size == (840, 480)
-    dataset = helper.Dataset(helper.load_faces(pictures, 28, tmp_path))
+    dataset = helper.Dataset(helper.load_faces(pictures, 28, tmp_path).faces)
     (generated,) = draw_faces(trained, 4, seed=0)
     picture = np.asarray(Image.open(out / 'neighbours.png'))
     scale = 4

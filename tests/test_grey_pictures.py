@@ -17,7 +17,7 @@ def test_grey_pictures_that_are_not_square_are_trained_on_drawn_and_judged(tmp_p
         '--steps', 2, '--sample-every', 1, '--evaluate-every', 1, '--run-dir', 'run', cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0 and result.stderr == '', result.stderr
-    assert 'Note: the pictures are enlarged to 48x32; once cropped, the first is only 40x27\n' in result.stdout
+    assert 'Note: the images are upscaled to 48x32; after cropping, the first is only 40x27\n' in result.stdout
     assert len([row for row in read_log(tmp_path / 'run') if row['swd']]) == 2
     with Image.open(tmp_path / 'run' / 'samples' / 'step-00000002.png') as grid:
         assert grid.mode == 'L' and grid.size == (8 * 32, 8 * 48)

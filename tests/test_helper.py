@@ -12,6 +12,7 @@ from PIL import Image
 
 import helper
 from dataset import DataError, download
+from dataset.source import Source
 
 # --- The archive
 
@@ -113,8 +114,8 @@ def test_grey_faces_have_the_luma_of_coloured_ones(tmp_path):
 def test_grey_and_oblong_faces_are_prepared_beside_the_others(pictures, tmp_path):
     for size, channels, shape in ((28, 3, (28, 28, 3)), (28, 1, (28, 28, 1)), ((32, 24), 1, (32, 24, 1))):
         for _ in range(2):
-            assert helper.load_faces(pictures, size, tmp_path, 108, channels).shape == (44, *shape)
-        assert len(helper.load_names(pictures, size, tmp_path, 108, channels)) == 44
+            loaded = helper.load_faces(pictures, size, tmp_path, 108, channels)
+            assert loaded.faces.shape == (44, *shape) and len(loaded.names) == 44
     assert len(list(tmp_path.glob('*.npy'))) == 3 and len(list(tmp_path.glob('pictures-32x24-*.npy'))) == 1
 
 
@@ -157,7 +158,7 @@ def test_a_jpeg_decoded_at_reduced_size_shows_the_same_crop(tmp_path, crop, max_
 
 
 def test_a_real_archive_becomes_its_published_crops(tmp_path):
-    faces = helper.load_faces(celeb_a('CELEBA_ZIP'), 28, tmp_path)
+    faces = helper.load_faces(celeb_a('CELEBA_ZIP'), 28, tmp_path).faces
     with zipfile.ZipFile(celeb_a('CELEBA_ZIP')) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith('.jpg'))
         assert faces.shape == (len(names), 28, 28, 3)
@@ -172,17 +173,17 @@ def test_a_real_archive_becomes_its_published_crops(tmp_path):
 def test_an_archive_and_a_folder_give_the_same_faces(tmp_path, pictures):
     with zipfile.ZipFile(pictures) as archive:
         archive.extractall(tmp_path / 'folder')
-    from_folder = helper.load_faces(str(tmp_path / 'folder'), 28, str(tmp_path / 'cache'))
-    from_archive = helper.load_faces(pictures, 28, tmp_path / 'cache')
+    from_folder = helper.load_faces(str(tmp_path / 'folder'), 28, str(tmp_path / 'cache')).faces
+    from_archive = helper.load_faces(Source(pictures), 28, tmp_path / 'cache').faces
     assert from_archive.shape == (44, 28, 28, 3) and from_archive.dtype == np.uint8
     np.testing.assert_array_equal(from_archive, from_folder)
 
 
 def test_each_crop_has_a_prepared_array_of_its_own(tmp_path, pictures):
-    narrow, wide = (helper.load_faces(pictures, 28, tmp_path, crop) for crop in (108, 178))
+    narrow, wide = (helper.load_faces(pictures, 28, tmp_path, crop).faces for crop in (108, 178))
     assert len(file_names(tmp_path)) == 2 and (narrow != wide).any(axis=(1, 2, 3)).all()
-    np.testing.assert_array_equal(helper.load_faces(pictures, 28, tmp_path), narrow)
-    np.testing.assert_array_equal(helper.load_faces(pictures, 28, tmp_path, 178), wide)
+    np.testing.assert_array_equal(helper.load_faces(pictures, 28, tmp_path).faces, narrow)
+    np.testing.assert_array_equal(helper.load_faces(pictures, 28, tmp_path, 178).faces, wide)
     assert len(file_names(tmp_path)) == 2
 
 

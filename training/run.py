@@ -25,7 +25,7 @@ from rundir import checkpoints, run_json
 from rundir.checkpoints import Checkpoint
 from sampling.latents import sample_latents
 from systems import System
-from training.data import choose_hold_out, load_dataset, note_enlarged
+from training.data import choose_hold_out, load_dataset
 
 RUNS = Path('runs')  # parent of run directories without a --run-dir
 MAX_KEPT_CHECKPOINTS = 10  # most checkpoints that a run keeps without --keep-every
@@ -170,7 +170,8 @@ def start_run(args: Namespace, replica: Replica) -> Run:
         raise cli.UserError('--steps-per-call must be 1, or unset, with several workers')
 
     # Load the data, and fail before anything is written.
-    run = Run(settings, load_dataset(settings, args.sources), checkpoint=checkpoint)
+    new = replica.is_chief and not saved
+    run = Run(settings, load_dataset(settings, args.sources, note_size=new), checkpoint=checkpoint)
     check_length(run)
     if saved:
         check_same_data(run, saved)
@@ -179,7 +180,6 @@ def start_run(args: Namespace, replica: Replica) -> Run:
     if replica.is_chief and saved:
         run.directory = args.run_dir
     elif replica.is_chief:
-        note_enlarged(settings)
         run.directory = make_run_directory(args.run_dir, settings['system'])
     return run
 

@@ -1,139 +1,16 @@
-"""Image files: in folders and archives, whole and damaged, of every format and mode, transparent, huge, and tiny."""
+"""Image files: of every format and mode, transparent, huge, tiny, and damaged."""
 
 import io
-import os
-import re
 import struct
-import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_one_line, encode, run_command
-from dataset_helpers import file_names, write_archive
+from conftest import encode
 from PIL import Image
 
-from dataset import DataError, images
-from dataset.images import MAX_PIXELS, ImageSource, crop_and_resize, open_image
-
-# --- Folders and archives
-
-
-def test_a_folder_is_searched_with_its_subfolders_in_the_order_of_names(tmp_path):
-    (tmp_path / 'b' / 'deep').mkdir(parents=True)
-    for name in ('b/d.bmp', 'a.png', 'b/deep/c.JPG', 'notes.txt', '._a.png', '.hidden.png'):
-        (tmp_path / name).write_text(name)
-    names = ImageSource(tmp_path).names()
-    assert names == ['a.png', 'b/d.bmp', 'b/deep/c.JPG']
-    assert [ImageSource(tmp_path).read(name) for name in names] == [name.encode() for name in names]
-
-
-def test_an_archive_is_searched_like_a_folder(tmp_path):
-    with zipfile.ZipFile(tmp_path / 'faces.zip', 'w') as archive:
-        archive.writestr('folder.png/', '')
-        for name in ('b/d.bmp', 'a.png', 'b/deep/c.JPG', 'notes.txt', '__MACOSX/a.png', 'b/._d.bmp'):
-            archive.writestr(name, name)
-    names = ImageSource(tmp_path / 'faces.zip').names()
-    assert names == ['a.png', 'b/d.bmp', 'b/deep/c.JPG']
-    assert [ImageSource(tmp_path / 'faces.zip').read(name) for name in names] == [name.encode() for name in names]
-
-
-def test_a_file_larger_than_the_limit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, 'MAX_BYTES', 100)
-    with zipfile.ZipFile(tmp_path / 'faces.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
-        for name, size in (('allowed.png', 100), ('large.png', 101)):
-            archive.writestr(name, bytes(size))
-            (tmp_path / name).write_bytes(bytes(size))
-    for source in (tmp_path, tmp_path / 'faces.zip'):
-        read = ImageSource(source).read
-        assert read('allowed.png') == bytes(100)
-        with pytest.raises(DataError, match='more than 100 bytes'):
-            read('large.png')
-
-
-@pytest.mark.parametrize('method', [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
-def test_compression_without_a_limit_to_its_output_is_refused(tmp_path, method):
-    with zipfile.ZipFile(tmp_path / 'faces.zip', 'w', method) as archive:
-        archive.writestr('a.png', bytes(10))
-    with pytest.raises(DataError, match='neither stored nor deflated'):
-        ImageSource(tmp_path / 'faces.zip').read('a.png')
-
-
-def test_names_in_an_archive_are_never_used_as_paths(tmp_path):
-    folder = tmp_path / 'a' / 'b'
-    folder.mkdir(parents=True)
-    names = ['../../up.png', '/tmp/absolute.png', 'C:\\drive.png', f'{tmp_path}/x.png']
-    with zipfile.ZipFile(folder / 'faces.zip', 'w') as archive:
-        for name in names:
-            archive.writestr(name, name)
-    source = ImageSource(folder / 'faces.zip')
-    assert source.names() == sorted(names)
-    assert [source.read(name).decode() for name in names] == names
-    assert file_names(tmp_path) == ['a'] and file_names(tmp_path / 'a') == ['b'] and file_names(folder) == ['faces.zip']
-    assert not Path('/tmp/absolute.png').exists()
-
-
-# --- Damaged archives
-
-
-def without_directory(archive, directory):
-    end = archive.index(b'PK\x05\x06')
-    return archive[:directory] + bytes(end - directory) + archive[end:]
-
-
-def with_a_name_that_is_not_text(archive, directory):
-    damaged = bytearray(archive)
-    damaged[directory + 9] |= 8  # claims that the name is UTF-8
-    damaged[directory + 46] = 0xFF
-    return bytes(damaged)
-
-
-DAMAGED_ARCHIVES = {
-    'truncated': lambda archive, directory: archive[: len(archive) // 2],
-    'without its beginning': lambda archive, directory: archive[directory + 10 :],
-    'without its directory': without_directory,
-    'name that is not text': with_a_name_that_is_not_text,
-    'page': lambda archive, directory: b'<!DOCTYPE html><title>Quota exceeded</title>',
-    'nothing': lambda archive, directory: b'',
-}
-
-
-@pytest.mark.parametrize('damage', DAMAGED_ARCHIVES.values(), ids=DAMAGED_ARCHIVES)
-def test_a_damaged_archive_is_an_error(tmp_path, damage):
-    archive = write_archive(tmp_path / 'faces.zip', 20)
-    whole = archive.read_bytes()
-    archive.write_bytes(damage(whole, whole.index(b'PK\x01\x02')))
-    with pytest.raises(DataError, match='faces.zip is neither a folder nor a readable zip archive') as error:
-        ImageSource(archive)
-    assert '\n' not in str(error.value)
-
-
-def test_a_command_reports_a_damaged_archive_in_one_line(tmp_path):
-    (tmp_path / 'faces.zip').write_text('<html>')
-    result = run_command('train.py', '--data', 'faces.zip', cwd=tmp_path)
-    assert_one_line(result)
-    assert result.stdout == ''
-    assert re.fullmatch(r'train.py: error: \S*faces.zip is neither a folder nor a .* zip archive.*\n', result.stderr)
-
-
-# --- Paths
-
-
-def test_links_and_pipes_in_a_folder_do_no_harm(tmp_path):
-    (tmp_path / 'a.png').write_bytes(b'a')
-    (tmp_path / 'dangling.png').symlink_to('nowhere')
-    (tmp_path / 'loop.png').symlink_to('loop.png')
-    (tmp_path / 'up').symlink_to('..')
-    (tmp_path / 'folder.png').symlink_to('.')
-    os.mkfifo(tmp_path / 'pipe.png')  # whoever opens it waits forever
-    assert ImageSource(tmp_path).names() == ['a.png', 'dangling.png', 'loop.png']
-    for name in ('dangling.png', 'loop.png'):
-        with pytest.raises(OSError, match=name):
-            ImageSource(tmp_path).read(name)
-
-
-# --- Images
+from dataset import DataError
+from dataset.images import MAX_PIXELS, crop_and_resize, open_image
 
 
 def read(file, side) -> np.ndarray:
@@ -207,7 +84,7 @@ def test_a_file_of_an_unknown_format_is_an_error(content):
 
 def test_only_as_many_pixels_of_a_jpeg_are_decoded_as_are_needed():
     file = io.BytesIO(encode(np.zeros((64, 64, 3)), 'JPEG'))
-    for min_side, decoded in ((64, 8), (56, 16), (32, 16), (16, 32), (8, 64)):  # for 8 pixels of min_side
+    for draft_side, decoded in ((64, 8), (56, 16), (32, 16), (16, 32), (8, 64)):  # for 8 pixels of draft_side
         with open_image(file) as image:
-            crop_and_resize(image, (0, 0, 64, 64), (8, 8), min_side)
+            crop_and_resize(image, (0, 0, 64, 64), (8, 8), draft_side)
             assert image.size == (decoded, decoded)

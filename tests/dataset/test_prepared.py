@@ -26,18 +26,20 @@ from dataset_helpers import PYTHON, file_names, write_archive
 from PIL import Image
 
 from dataset import DataError, images, prepared
-from dataset.prepared import load_names, load_prepared, open_prepared, save_prepared
+from dataset import source as source_module
+from dataset.prepared import load_prepared, open_prepared, save_prepared
+from dataset.source import Source
 from helper import get_image
 
 SIZE = 28
 SHAPE = SIZE, SIZE, 3
 read_image = functools.partial(get_image, width=SIZE, height=SIZE)
 # A program that prepares the faces of one path in another.
-LOAD = 'import sys, helper\nfaces = helper.load_faces(sys.argv[1], 28, sys.argv[2])\n'
+LOAD = 'import sys, helper\nfaces = helper.load_faces(sys.argv[1], 28, sys.argv[2]).faces\n'
 
 
 def load(source, cache_dir, read=read_image):
-    return load_prepared(source, SHAPE, cache_dir, read)
+    return load_prepared(Source(source), SHAPE, cache_dir, read).faces
 
 
 def values(faces) -> list[int]:
@@ -58,7 +60,7 @@ def test_an_array_is_made_once(tmp_path):
 
 def test_an_array_is_named_after_all_that_decides_its_content(tmp_path):
     archive = write_archive(tmp_path / 'faces.zip', 1)
-    load_prepared(archive, SHAPE, tmp_path / 'cache', read_image, 108, 'bilinear')
+    load_prepared(Source(archive), SHAPE, tmp_path / 'cache', read_image, 108, 'bilinear')
     stat = archive.stat()
     made_from = (str(archive.resolve()), [(str(archive), stat.st_size, stat.st_mtime_ns)], SIZE, 108, 'bilinear')
     fingerprint = hashlib.blake2s(repr(made_from).encode(), digest_size=8).hexdigest()
@@ -75,7 +77,7 @@ def test_a_changed_folder_or_another_size_makes_a_new_array(tmp_path):
     (source / 'b.png').write_bytes(encode(np.full((9, 9, 3), 70)))
     assert values(load(source, cache)) == [60, 70]
     large = functools.partial(get_image, width=64, height=64)
-    assert load_prepared(source, (64, 64, 3), cache, large).shape == (2, 64, 64, 3)
+    assert load_prepared(Source(source), (64, 64, 3), cache, large).faces.shape == (2, 64, 64, 3)
     assert len(file_names(cache)) == 4
 
 
@@ -131,8 +133,7 @@ def test_the_number_of_images_in_flight_is_bounded(tmp_path, two_processes, monk
     monkeypatch.setattr(prepared, 'ProcessPoolExecutor', Pool)
     monkeypatch.setattr(prepared, 'CHUNK', 1)
     archive = write_archive(tmp_path / 'faces.zip', 100)
-    source = images.ImageSource(archive)
-    with contextlib.closing(prepared.decode_chunks(source, source.names(), read_image)) as results:
+    with contextlib.closing(prepared.decode_chunks(Source(archive), read_image)) as results:
         for received, ((face,), failures) in enumerate(results):
             assert face[0, 0, 0] == received and failures == []
             assert len(submitted) <= received + 2 * prepared.MAX_PENDING
@@ -321,7 +322,7 @@ def test_decompression_bombs_are_left_out_in_bounded_memory(tmp_path):
     command = [sys.executable, '-c', code, tmp_path / 'faces.zip', tmp_path]
     result = subprocess.run(command, stderr=subprocess.PIPE, **PYTHON)
     reasons = dict(re.findall(r"^Left out '([\w.]+)': (.*)$", result.stderr, re.MULTILINE))
-    assert reasons['entry.png'] == f'more than {images.MAX_BYTES} bytes' and 'CRC' in reasons['lying.png']
+    assert reasons['entry.png'] == f'more than {source_module.MAX_BYTES} bytes' and 'CRC' in reasons['lying.png']
     assert reasons['10000.jpg'] == f'10000x10000 is more than {images.MAX_PIXELS} pixels'
     assert 'pixels' in reasons['20000.png'] and 'pixels' in reasons['20000.jpg'] and 'pixels' in reasons['60000.jpg']
     assert len(result.stderr.splitlines()) == 7, result.stderr
@@ -451,9 +452,23 @@ def test_a_damaged_array_is_made_again(tmp_path, capsys, damage):
 
 def test_the_names_are_those_of_the_images_that_could_be_read(tmp_path):
     archive = write_archive(tmp_path / 'faces.zip', 198, 2)
-    faces = load(archive, tmp_path)
-    names = load_names(archive, SHAPE, tmp_path)
-    assert names == [f'{index:04}.png' for index in range(198)] and len(names) == len(faces)
+    for read in (read_image, None):  # made, then found
+        loaded = load_prepared(Source(archive), SHAPE, tmp_path, read)
+        assert loaded.names == [f'{index:04}.png' for index in range(198)] and len(loaded.faces) == 198
+
+
+def test_names_and_faces_agree_if_a_folder_gets_files_meanwhile(tmp_path):
+    folder = tmp_path / 'faces'
+    folder.mkdir()
+
+    def read_and_write(file):
+        (folder / 'b.png').write_bytes(encode(np.full((4, 4, 3), 9)))
+        return read_image(file)
+
+    (folder / 'a.png').write_bytes(encode(np.full((4, 4, 3), 5)))
+    loaded = load_prepared(Source(folder), SHAPE, tmp_path / 'cache', read_and_write)
+    assert values(loaded.faces) == [5] and loaded.names == ['a.png']
+    assert values(load(folder, tmp_path / 'cache')) == [5, 9]
 
 
 def test_an_array_of_an_earlier_version_has_no_names_if_an_image_was_unreadable(tmp_path):
@@ -462,6 +477,9 @@ def test_an_array_of_an_earlier_version_has_no_names_if_an_image_was_unreadable(
         load(archive, tmp_path)
     for record in tmp_path.glob('*.json'):
         record.unlink()
-    assert load_names(whole, SHAPE, tmp_path) == ['0000.png', '0001.png', '0002.png']
+    loaded = load_prepared(Source(whole), SHAPE, tmp_path, None)
+    assert loaded.names == ['0000.png', '0001.png', '0002.png']
+    loaded = load_prepared(Source(damaged), SHAPE, tmp_path, None)
+    assert len(loaded.faces) == 198
     with pytest.raises(DataError, match='made by an earlier version'):
-        load_names(damaged, SHAPE, tmp_path)
+        _ = loaded.names

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from dataset import DataError
-from dataset.split import load_people, split
+from dataset.split import split
 
 
 @pytest.mark.parametrize('count, expected', [(0, []), (9, []), (10, [9]), (35, [9, 19, 29])])
@@ -22,13 +21,3 @@ def test_no_person_is_on_both_sides():
     on_either_side = ({people[index] for index in side} for side in (training, held_out))
     assert set.isdisjoint(*on_either_side) and len({people[index] for index in held_out}) == 20
     assert sorted([*training, *held_out]) == list(range(3000)) and 200 < len(held_out) < 400
-
-
-def test_who_is_on_an_image_is_found_by_the_name_of_its_file(tmp_path):
-    table = tmp_path / 'identity.txt'
-    table.write_text('image identity\n000001.jpg 2880\n000002.jpg 7\n\n000003.jpg 2880\n')
-    assert load_people(table, ['img_align_celeba/000003.jpg', '000002.jpg']) == ['2880', '7']
-    with pytest.raises(DataError, match="identity.txt does not say who is on 'me.png'"):
-        load_people(table, ['000001.jpg', 'me.png'])
-    with pytest.raises(DataError, match='nowhere is missing'):
-        load_people(tmp_path / 'nowhere', [])

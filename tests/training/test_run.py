@@ -115,7 +115,7 @@ def test_only_whole_rows_of_the_log_are_kept(tmp_path):
 
 def test_two_runs_begun_in_the_same_second_get_directories_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, 'load_dataset', lambda *_: Dataset(FACES))
+    monkeypatch.setattr(module, 'load_dataset', lambda *_, **__: Dataset(FACES))
     monkeypatch.setattr(module.datetime, 'datetime', SimpleNamespace(now=lambda: datetime(2026, 1, 1)))
     names = [start('--batch-size', 2).directory.name for _ in range(2)]
     assert names == ['oreilly-20260101-000000', 'oreilly-20260101-000000-2']
