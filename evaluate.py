@@ -38,21 +38,20 @@ MAX_PAIR_SIDE = 128  # limit for the side of an enlarged face, pixels
 def measure(generated: np.ndarray, faces: np.ndarray, training: np.ndarray, held_out: np.ndarray) -> tuple[dict, dict]:
     """Measure generated faces, real faces and uniform noise: the columns `drawn`, `real` and `noise`.
 
-    generated: uint8 (N, H, W, C). faces: the whole data set, uint8 (M, H, W, C).
-    training, held_out: indices of the training faces, and of N held-out faces.
+    generated: uint8 (N, H, W, C). faces: the data set. training, held_out: indices of training and N held-out faces.
     Returns the measures by name and column, and the results of `metrics.nearest.nearest` by column.
     """
-    # The column `real` describes held-out faces. In comparisons with held-out faces it has as many training faces, to
-    # show how far apart two sets of real faces are.
     real = faces[held_out]
     noise = np.random.default_rng(0).integers(0, 256, real.shape, np.uint8)
     described = {'drawn': generated, 'real': real, 'noise': noise}
+    # Held-out faces are not compared with themselves: as many training faces show how far apart two real sets are.
     compared = described | {'real': faces[subset(training, len(real))]}
 
     # Find the nearest training face to each face.
     neighbours = {column: nearest(images, faces, training) for column, images in described.items()}
     near = np.quantile(neighbours['real'][1], NEAR)
 
+    # Measure each column.
     real_features = features.extract(real)[0]
     measures: dict[str, dict[str, float]] = {}
     for column in described:
@@ -87,10 +86,12 @@ def show_neighbours(generated: np.ndarray, nearest: np.ndarray, distances: np.nd
         ('The first faces, each next to the nearest training face:', np.arange(len(generated))[:PAIRS]),
         ('The faces closest to a training face:', np.argsort(distances)[:PAIRS]),
     ):
+        # Put the faces of a pair side by side, with a gap after the pair.
         pairs = np.concatenate([generated[indices], nearest[indices]], axis=2)
-        pairs = np.pad(pairs, ((0, 0), (0, 0), (0, width // 14), (0, 0)))  # a gap
+        pairs = np.pad(pairs, ((0, 0), (0, 0), (0, width // 14), (0, 0)))
         captions = [f'{index}, distance {distances[index]:.1f}' for index in indices]
         grid = labelled_grid(pairs, captions, scale, PAIRS_PER_ROW)
+        # Write the title above the grid.
         halves.append(ImageOps.expand(grid, (0, LABEL_HEIGHT, 0, 0), 'white'))
         ImageDraw.Draw(halves[-1]).text((2, 1), title, fill='black')
     return Image.fromarray(np.concatenate([np.asarray(half) for half in halves]))
@@ -103,6 +104,7 @@ def plot_distances(generated: np.ndarray, real: np.ndarray):
     bins = np.linspace(0, max(1, generated.max(), real.max()), 61)
     axes.hist(real, bins, density=True, alpha=0.6, label='held-out faces')
     axes.hist(generated, bins, density=True, alpha=0.6, label='generated faces')
+    # Mark the distance below which a generated face is suspicious.
     near = np.quantile(real, NEAR)
     axes.axvline(near, color='black', linestyle=':', label=f'{NEAR:.0%} of held-out faces are nearer')
     axes.set(xlabel='distance to the nearest training face', yticks=[])

@@ -43,8 +43,8 @@ FACE_FORMATS, EXPORT_FORMATS = ('png', 'npz'), tuple(FORMATS)  # values of --for
 
 def choose_latents(args: Namespace, generator: Generator, count: int | None = None) -> np.ndarray:
     """The first `count` latents that the flags choose, or all of them: (N, z_dim). Raises UserError."""
-    system = generator.system
-    conditions, wanted = Conditions.of(system), dict.fromkeys(args.with_, True) | dict.fromkeys(args.without, False)
+    system, conditions = generator.system, Conditions.of(generator.system)
+    wanted = dict.fromkeys(args.with_, True) | dict.fromkeys(args.without, False)
     asked = conditions.asked(wanted)
     if not args.latents:
         return sample_latents(system, np.random.default_rng(args.seed), count or args.count, args.truncate, asked)
@@ -59,16 +59,10 @@ def choose_latents(args: Namespace, generator: Generator, count: int | None = No
     return latents
 
 
-def grid_scale(args: Namespace) -> int:
-    """The factor by which labelled faces are enlarged."""
-    return min(max(args.scale, MIN_GRID_SCALE), MAX_GRID_SCALE)
-
-
 def check_size(args: Namespace, system: System, faces: int, scale: int) -> None:
     """Raise UserError if a picture of `faces` faces, enlarged by `scale`, would be too large."""
     if faces * math.prod(system.image_shape[:2]) * scale**2 > MAX_STRIP_PIXELS:
-        remedy = 'ask for fewer faces, or lower --scale'
-        raise cli.UserError(f'--{args.task}: the picture has more than {MAX_STRIP_PIXELS} pixels: {remedy}')
+        raise cli.UserError(f'--{args.task}: more than {MAX_STRIP_PIXELS} pixels: draw fewer faces, or lower --scale')
 
 
 def save_faces(faces, scale: int, out: Path) -> Path:
@@ -88,10 +82,10 @@ def write_faces(args: Namespace, out: Path) -> None:
 
         # Keep the first faces for the grid. The others go straight into files: all of them may not fit into memory.
         first = list(itertools.islice(faces, MAX_GRID_FACES))
-        labelled_grid(first, map(str, range(len(first))), grid_scale(args)).save(out / 'grid.png')
+        labelled_grid(first, map(str, range(len(first))), args.grid_scale).save(out / 'grid.png')
         faces = itertools.chain(first, faces)
         if args.format == 'npz':
-            # The evaluator of Dhariwal and Nichol (2021, arXiv:2105.05233) reads an array of this name, `arr_0`.
+            # An array called `arr_0`, for the evaluator of Dhariwal and Nichol (2021, arXiv:2105.05233).
             target = out / 'faces.npz'
             with replacing(target) as temporary:
                 np.savez(temporary, np.fromiter(faces, np.dtype((np.uint8, first[0].shape)), len(latents)))
@@ -103,6 +97,7 @@ def write_faces(args: Namespace, out: Path) -> None:
 
 def write_interpolation(args: Namespace, out: Path) -> None:
     """Draw an interpolation through faces into the folder `out`: a strip with one row per leg, and a GIF."""
+    # Draw the frames of a closed path.
     columns = STEPS_PER_LEG + 1
     with restored_generator(args.checkpoint) as generator:
         check_size(args, generator.system, args.interpolate * columns, args.scale)
@@ -124,15 +119,17 @@ def write_attribute_grid(args: Namespace, out: Path) -> None:
         if not names:
             raise cli.UserError('--attribute-grid: this generator was trained without --attributes')
         latents, conditions = choose_latents(args, generator, args.attribute_grid), Conditions.of(generator.system)
+        # (N, 1 + attributes, z_dim)
         columns = np.stack([latents, *(conditions.switched(latents, name) for name in names)], axis=1)
         faces = generator.draw_all(columns.reshape(-1, latents.shape[1]))
-    grid = labelled_grid(faces, ['as drawn', *names] * len(latents), grid_scale(args), 1 + len(names))
+    grid = labelled_grid(faces, ['as drawn', *names] * len(latents), args.grid_scale, 1 + len(names))
     grid.save(out / 'attributes.png')
     print(f'{len(latents)} faces with each attribute: {out / "attributes.png"}')
 
 
 def write_projection(args: Namespace, out: Path) -> None:
     """Find the faces nearest to photos. Write them, their latents and a comparison into the folder `out`."""
+    # Find the latents and save their faces.
     with restored_generator(args.checkpoint) as generator:
         photos = np.array([read_photo(path, generator.system) for path in args.project])
         found = list(project(generator, photos, args.seed))
@@ -141,13 +138,12 @@ def write_projection(args: Namespace, out: Path) -> None:
 
     # Put each photo next to the face found for it.
     faces, captions = [], []
-    for photo, projection in zip(photos, found, strict=True):
+    for path, photo, projection in zip(args.project, photos, found, strict=True):
         faces += [photo, projection.face]
         captions += ['photo', f'off by {projection.distance:.1f}']
-    labelled_grid(faces, captions, grid_scale(args), columns=2).save(out / 'comparison.png')
-    for path, projection in zip(args.project, found, strict=True):
         best = f'best of {CANDIDATES} random faces: {projection.random_distance:.1f}'
         print(f'{path}: RMS error {projection.distance:.1f} of 255 ({best})')
+    labelled_grid(faces, captions, args.grid_scale, columns=2).save(out / 'comparison.png')
     print(f'Faces: {target}\nComparison: {out / "comparison.png"}\nLatents: {out / "latents.npy"}')
 
 
@@ -162,12 +158,13 @@ def read_photo(path: Path, system: System) -> np.ndarray:
 
 def write_directions(args: Namespace, out: Path) -> None:
     """Draw faces along the strongest directions into the folder `out`: a strip for each, with a row per face."""
-    steps, scale = directions.STANDARD_DEVIATIONS, grid_scale(args)
+    steps, scale = directions.STANDARD_DEVIATIONS, args.grid_scale
     with restored_generator(args.checkpoint) as generator:
         system, latents = generator.system, choose_latents(args, generator)
         if args.directions > system.z_dim:
             raise cli.UserError(f'--directions: at most {system.z_dim} for this generator')
         check_size(args, system, len(latents) * len(steps), scale)
+        # The strongest directions depend only on the weights of the first layer.
         strongest, fractions = directions.strongest_directions(directions.first_layer(generator), args.directions)
 
         captions = [f'{step:+}' if step else '0' for step in steps] * len(latents)
@@ -181,7 +178,7 @@ def write_directions(args: Namespace, out: Path) -> None:
 
 def write_arithmetic(args: Namespace, out: Path) -> None:
     """Draw a sum of faces into the folder `out`, as Radford et al. (2015, arXiv:1511.06434, figure 7) do."""
-    terms, scale = args.arithmetic, grid_scale(args)
+    terms, scale = args.arithmetic, args.grid_scale
     with restored_generator(args.checkpoint) as generator:
         latents = choose_latents(args, generator, 1 + max(index for _, indices in terms for index in indices))
         means, result = directions.add_up(latents, terms)
@@ -237,9 +234,9 @@ DEFAULTS = {'count': 10, 'seed': 0, 'truncate': 1.0, 'with_': [], 'without': [],
 def sum_of_faces(text: str) -> list[tuple[int, list[int]]]:
     """An argparse type: '3,8 - 5,9' as [(1, [3, 8]), (-1, [5, 9])], the sign and the indices of each term."""
     index = cli.number(int, 0, MAX_INDEX)
-    # Split into signs and terms; the sign of the first term may be missing.
-    start, *rest = re.split(r'([+-])', text)
-    pieces = rest if not start.strip() and rest else ['+', start, *rest]
+    # Split into signs and terms. The sign of the first term may be missing.
+    signed = text if text.lstrip().startswith(('+', '-')) else f'+{text}'
+    _, *pieces = re.split(r'([+-])', signed)
     try:
         return [
             (-1 if sign == '-' else 1, [index(number.strip()) for number in term.split(',')])
@@ -274,14 +271,14 @@ def make_parser() -> cli.Parser:
     add('--size', type=int, choices=PRETRAINED_BY_SIZE, help='image size of the pretrained generator: 28 or 64 (28)')
     add('--checkpoint', type=cli.path, help='your own generator: a run directory or a checkpoint in it')
     add('--export', type=cli.path, metavar='DIR',
-        help='export the generator to this folder instead of drawing, in --format ' + ', '.join(EXPORT_FORMATS)
-        + f' ({EXPORT_FORMATS[0]})')  # fmt: skip
+        help=f'export the generator to this folder instead; --format: {", ".join(EXPORT_FORMATS)}')  # fmt: skip
     add('--page', type=cli.path, metavar='DIR', help='write a page that draws faces in the browser to this folder')
     return parser
 
 
 def parse_arguments() -> Namespace:
-    """Parse and check the flags; `task` becomes a name of TASKS. Raises UserError."""
+    """Parse and check the flags, and add `task`, a name of TASKS, and `grid_scale`. Raises UserError."""
+    # Find the flags that were given, and the task that they select.
     parser = make_parser()
     flags = vars(parser.parse_args())
     given = {name: value for name, value in flags.items() if value is not None}
@@ -307,6 +304,7 @@ def parse_arguments() -> Namespace:
         use = '--export' if task == 'export' else 'faces'
         parser.error(f'--format {args.format} is not available for {use}: choose {" or ".join(formats)}')
     args.checkpoint = args.checkpoint or PRETRAINED_BY_SIZE[args.size]
+    args.grid_scale = min(max(args.scale, MIN_GRID_SCALE), MAX_GRID_SCALE)
     return args
 
 
@@ -315,9 +313,9 @@ def main() -> None:
     write, _ = TASKS[args.task]
     if args.task in ('export', 'page'):  # into its own folder, which appears when it is complete
         write(args, getattr(args, args.task))
-        return
-    with cli.output_folder(args.out, 'faces') as out:
-        write(args, out)
+    else:
+        with cli.output_folder(args.out, 'faces') as out:
+            write(args, out)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.cli import UserError, new_folder
-from common.lazy import LazyModule
 from config.settings import PATHS
 from graph.session import quiet_stderr, tensorflow, tf
 from rundir import checkpoints
@@ -23,8 +22,7 @@ LATENTS, FACES = 'latents', 'faces'  # names of the input and the output in mode
 def export_generator(checkpoint: Path, out: Path, format: str = 'checkpoint') -> None:
     """Write the generator as the folder `out`, which appears when it is complete. Raises UserError and OSError.
 
-    format: one of FORMATS. 'checkpoint' is a run directory; the others are models with the input `latents`, float32
-    (N, z_dim), and the output `faces`, uint8 (N, H, W, C), for any N.
+    format: 'checkpoint' is a run directory; the other FORMATS turn `latents`, float32 (N, z_dim), into `faces`, uint8.
     """
     with new_folder(out) as folder:
         try:
@@ -79,22 +77,19 @@ def write_tflite(checkpoint: Path, folder: Path) -> None:
     (folder / 'generator.tflite').write_bytes(model)
 
 
-def load_converter(name: str):
+def load_converter():
     """Import tf2onnx, an optional dependency. Raises UserError."""
     try:
         with quiet_stderr():
-            return importlib.import_module(name)
+            return importlib.import_module('tf2onnx.convert')
     except Exception as error:  # not installed, or its onnx needs a newer ml_dtypes than TensorFlow allows
         raise UserError(f'--format onnx: {error}; pip install "tf2onnx>=1.17" (see docs/formats.md)') from None
-
-
-tf2onnx = LazyModule('tf2onnx.convert', load_converter)
 
 
 def write_onnx(checkpoint: Path, folder: Path) -> None:
     """Write generator.onnx."""
     # Fail before any work if the converter is missing.
-    convert = tf2onnx.from_graph_def
+    convert = load_converter().from_graph_def
     # Replace the variables by constants.
     with restored_generator(checkpoint) as generator:
         z, faces, session = generator.z, byte_faces(generator), generator.session

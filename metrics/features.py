@@ -29,10 +29,7 @@ NEIGHBOURS = 3  # nearest neighbours within the neighbourhood of a face, as publ
 
 
 def face_features(images, training: bool = False, statistics: list | None = None) -> tuple:
-    """The features (N, 128) and attribute logits (N, 40) of images (N, H, W, 1 or 3) in 0..255.
-
-    training, statistics: see `graph.layers.batch_norm`.
-    """
+    """The features (N, 128) and attribute logits (N, 40) of images (N, H, W, 1 or 3) in 0..255; see `batch_norm`."""
     if images.shape[-1] == 1:
         images = tf.image.grayscale_to_rgb(images)
     images = tf.image.resize_bilinear(tf.cast(images, tf.float32) / 127.5 - 1, [SIDE, SIDE])

@@ -20,12 +20,8 @@ def demo_size(height: int, width: int) -> int:
 
 
 def load_demo(cache_dir: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """The demo data set, memory-mapped: uint8 (DEMO_FACES, *shape); shape: (height, width, channels).
-
-    The smallest pretrained generator whose faces need not be enlarged draws it on first use; none is a photograph. The
-    result is cached in `cache_dir`. Raises OSError.
-    """
-    # The cache is named after the weights, so that a new generator draws new faces.
+    """The demo data set, uint8 (DEMO_FACES, *shape), drawn once and cached in `cache_dir`. Raises OSError."""
+    # Choose the smallest generator whose faces need not be enlarged. The cache is named after its weights.
     height, width, channels = shape
     generator = PRETRAINED_BY_SIZE[demo_size(height, width)]
     weights = b''.join(path.read_bytes() for path in checkpoints.find(generator)[1].files())

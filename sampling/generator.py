@@ -31,7 +31,7 @@ class Generator(NamedTuple):
 
     system: System
     session: Any
-    z: Any  # the placeholder of the latents, (N, z_dim)
+    z: Any  # placeholder of the latents, (N, z_dim)
     images: Any  # (N, H, W, C) in -1..1
 
     def draw(self, latents, count: int):
@@ -79,10 +79,7 @@ def restored_generator(checkpoint: Path):
 
 
 def folded_layers(generator: Generator):
-    """Yield the kernel and the bias of each layer, with batch normalisation folded into them.
-
-    Kernels have the shapes of `graph/layers.py`; biases have a value for each channel, or for each unit.
-    """
+    """Yield kernel (see `graph/layers.py`) and bias of each layer, with batch normalisation folded into them."""
     variables = generator.session.run({variable.op.name: variable for variable in tf.global_variables()})
     for number, layer in enumerate(generator.system.generator, 1):
         scope = layer_scope('generator', number)
