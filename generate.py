@@ -80,7 +80,7 @@ def write_faces(args: Namespace, out: Path) -> None:
         latents = choose_latents(args, generator)
         faces = itertools.chain.from_iterable(generator.draw(latents, len(latents)))
 
-        # Keep the first faces for the grid. The others go straight into files: all of them may not fit into memory.
+        # Keep the first faces for the grid. The rest are drawn while they are written, to save memory.
         first = list(itertools.islice(faces, MAX_GRID_FACES))
         labelled_grid(first, map(str, range(len(first))), args.grid_scale).save(out / 'grid.png')
         faces = itertools.chain(first, faces)
@@ -97,7 +97,7 @@ def write_faces(args: Namespace, out: Path) -> None:
 
 def write_interpolation(args: Namespace, out: Path) -> None:
     """Draw an interpolation through faces into the folder `out`: a strip with one row per leg, and a GIF."""
-    # Draw the frames of a closed path.
+    # Draw the frames along a closed path.
     columns = STEPS_PER_LEG + 1
     with restored_generator(args.checkpoint) as generator:
         check_size(args, generator.system, args.interpolate * columns, args.scale)

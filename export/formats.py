@@ -22,7 +22,7 @@ LATENTS, FACES = 'latents', 'faces'  # names of the input and the output in mode
 def export_generator(checkpoint: Path, out: Path, format: str = 'checkpoint') -> None:
     """Write the generator as the folder `out`, which appears when it is complete. Raises UserError and OSError.
 
-    format: 'checkpoint' is a run directory; the other FORMATS turn `latents`, float32 (N, z_dim), into `faces`, uint8.
+    format: 'checkpoint' is a run directory; all others turn `latents`, float32 (N, z_dim), into `faces`, uint8.
     """
     with new_folder(out) as folder:
         try:

@@ -83,7 +83,8 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def coverage(faces: np.ndarray, others: np.ndarray) -> float:
     """The fraction of features `faces` (N, d) within the neighbourhood of one of `others` (M, d).
 
-    Kynkäänniemi et al. (2019, arXiv:1904.06991): precision for generated faces among real ones, recall the other way.
+    Precision for generated faces among real ones, recall for real ones among generated ones (Kynkäänniemi et al., 2019,
+    arXiv:1904.06991).
     """
     # A neighbourhood reaches to the NEIGHBOURS-th nearest of `others`. The nearest of all is the face itself.
     nearest = np.sort(distances(others, others), axis=1)
