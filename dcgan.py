@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from graph.augment import augment, flip
 from graph.layers import batch_norm, bias, conv2d, conv2d_transpose, dense, dropout
+from graph.names import layer_scope
 from graph.random import random_uniform
 from graph.replica import current_replica
 from graph.session import tf
@@ -283,7 +284,7 @@ def minimize(system: System, loss, learning_rate, variables):
 
 def frozen_scopes(system: System) -> tuple[str, ...]:
     """The scopes of the discriminator's first layers, if they are not trained."""
-    return tuple(f'discriminator/layer{number}/' for number in range(1, system.freeze_discriminator + 1))
+    return tuple(layer_scope('discriminator', number) + '/' for number in range(1, system.freeze_discriminator + 1))
 
 
 def store_statistics(system: System, z, ema=None):

@@ -1,1 +1,1 @@
-"""A trained generator in formats of other programs."""
+"""Export of a trained generator: checkpoint, SavedModel, TFLite, ONNX, and a page for the browser."""

@@ -1,1 +1,1 @@
-"""Measures of generated faces: sliced Wasserstein distance, feature distance, MS-SSIM, copies."""
+"""Metrics of generated faces: sliced Wasserstein distance, feature distances, MS-SSIM, nearest training faces."""

@@ -14,12 +14,13 @@ def coarse_vectors(images: np.ndarray) -> np.ndarray:
 def nearest(images: np.ndarray, faces: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest face to each of `images`: its index in `faces`, (N,), and its distance, (N,).
 
-    faces: uint8 (M, H, W, C), which may be memory-mapped. candidates: the indices of the faces to choose from.
-    The distance is the root mean square difference, on a scale of 0..255, of images blurred and reduced to 14 or 16
-    pixels: fine detail, which is never copied exactly, does not count.
+    faces: uint8 (M, H, W, C), which may be memory-mapped. candidates: indices of the faces to choose from.
+    The distance is the root mean square difference, on a scale of 0..255, of blurred images of 14 or 16 pixels.
     """
+    # Compare coarse images, because fine detail is never copied exactly.
     vectors = coarse_vectors(images)
     indices, min_scores = np.zeros(len(images), int), np.full(len(images), np.inf)
+    # Find the nearest candidates, chunk by chunk.
     for chunk in chunks(len(candidates), *images.shape[1:3]):
         others = coarse_vectors(faces[candidates[chunk]])
         # |x - y|^2 = |x|^2 + |y|^2 - 2xy, where |x|^2 is the same for all y.
@@ -27,5 +28,5 @@ def nearest(images: np.ndarray, faces: np.ndarray, candidates: np.ndarray) -> tu
         closer = scores.min(axis=1) < min_scores
         indices[closer] = candidates[chunk][scores[closer].argmin(axis=1)]
         min_scores = np.minimum(min_scores, scores.min(axis=1))
-    # Scores have rounding errors. The distance itself is computed exactly, so that of a copy is 0.
+    # The scores have rounding errors. Recompute the distances exactly, so that a copy has distance 0.
     return indices, np.sqrt(np.square(vectors - coarse_vectors(faces[indices])).mean(axis=1))

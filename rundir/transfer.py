@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 
 from common import cli
+from graph.names import AVERAGE
 from graph.session import tf
 from rundir import checkpoints
-
-AVERAGE = '/ExponentialMovingAverage'  # end of the name of a weight's moving average
 
 
 def initial_values(path: Path, graph, frozen: tuple[str, ...]) -> dict:

@@ -1,1 +1,1 @@
-"""Drawing faces: latents, conditions, restored generators, projection, directions, the demo data set."""
+"""Sampling: latents, conditions, restored generators, projection, directions, pictures, the demo data set."""

@@ -1,10 +1,9 @@
-"""Asking a generator for attributes.
+"""Conditional sampling: latents that end with a condition, 1 (with) or -1 (without) for each attribute.
 
-The condition of a latent, a value of 1 (with) or -1 (without) for each attribute, is the end of it. So whatever draws
-latents and feeds them works as without attributes. Conditions are drawn from the combinations that occur in the data.
+Code that only passes latents on therefore needs no special case for conditional generators.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,40 +11,42 @@ from common.cli import UserError
 from systems import System
 
 
-def ask(system: System, wanted: dict[str, bool]) -> System:
-    """The system whose latents have the attributes `wanted`, by name, and others as they occur together with them.
+@dataclass(frozen=True)
+class Conditions:
+    """The attributes of a generator, and the combinations of them that conditions are sampled from."""
 
-    Where they never occur together, the others are as they occur at all. Raises UserError for an unknown attribute.
-    """
-    if wanted and not system.attributes:
-        raise UserError('this generator was trained without --attributes, so it cannot be asked for any')
-    if unknown := [name for name in wanted if name not in system.attributes]:
-        known = ', '.join(system.attributes)
-        raise UserError(f'this generator does not know the attribute {", ".join(unknown)}; it knows {known}')
-    fixed = {system.attributes.index(name): '01'[value] for name, value in wanted.items()}
-    changed = [
-        ''.join(fixed.get(index, each) for index, each in enumerate(combination)) for combination in system.combinations
-    ]
-    occurring = [
-        combination for combination, new in zip(system.combinations, changed, strict=True) if combination == new
-    ]
-    return replace(system, combinations=tuple(occurring or changed))
+    names: tuple[str, ...]
+    combinations: tuple[str, ...]  # a digit for each attribute: '101' is with, without, with
 
+    @classmethod
+    def of(cls, system: System) -> 'Conditions':
+        """The conditions of a system's training data."""
+        return cls(system.attributes, system.combinations)
 
-def sample_condition(system: System, rng: np.random.Generator) -> np.ndarray:
-    """The condition of a latent, float32 (attributes,), each 1 or -1: a random one of the system's combinations."""
-    combination = system.combinations[int(rng.random() * len(system.combinations))]
-    return np.array([1 if each == '1' else -1 for each in combination], np.float32)
+    def asked(self, wanted: dict[str, bool]) -> 'Conditions':
+        """Only the combinations with the values `wanted`. Raises UserError for an unknown attribute."""
+        if wanted and not self.names:
+            raise UserError('this generator was trained without --attributes: leave out --with and --without')
+        if unknown := [name for name in wanted if name not in self.names]:
+            known = ', '.join(self.names)
+            raise UserError(f'unknown attribute {", ".join(unknown)}: this generator was trained with {known}')
+        # Keep the combinations that fit. If there are none, change the values asked for in all of them.
+        digits = {self.names.index(name): '01'[value] for name, value in wanted.items()}
+        occurring = [each for each in self.combinations if all(each[i] == digit for i, digit in digits.items())]
+        changed = [''.join(digits.get(i, digit) for i, digit in enumerate(each)) for each in self.combinations]
+        return Conditions(self.names, tuple(occurring or changed))
 
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """A random condition: float32 (attributes,) of 1 and -1."""
+        combination = self.combinations[int(rng.random() * len(self.combinations))]
+        return np.array([1 if digit == '1' else -1 for digit in combination], np.float32)
 
-def set_attribute(system: System, latents: np.ndarray, attribute: str) -> np.ndarray:
-    """`latents` (N, latent_size + attributes) with an attribute, all else being equal.
-
-    Where attributes exclude each other, as classes do, the others are taken away.
-    """
-    latents = latents.copy()
-    conditions = latents[:, system.latent_size :]
-    if all(combination.count('1') == 1 for combination in system.combinations):
-        conditions[:] = -1
-    conditions[:, system.attributes.index(attribute)] = 1
-    return latents
+    def switched(self, latents: np.ndarray, name: str, on: bool = True) -> np.ndarray:
+        """A copy of `latents` (N, z_dim) with one attribute switched on or off."""
+        latents = latents.copy()
+        conditions = latents[:, -len(self.names) :]
+        # Classes exclude each other: switching one on switches the rest off.
+        if on and all(combination.count('1') == 1 for combination in self.combinations):
+            conditions[:] = -1
+        conditions[:, self.names.index(name)] = 1 if on else -1
+        return latents

@@ -1,35 +1,41 @@
 """Latents: sampled, scaled, interpolated, and read from files."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from common.cli import UserError
-from sampling.conditions import sample_condition
+from sampling.conditions import Conditions
 from systems import System
 
-STEPS_PER_LEG = 10  # of an interpolation: from one latent to just before the next
+STEPS_PER_LEG = 10  # frames of an interpolation from one latent to just before the next
 
 
-def sample_latents(system: System, rng: np.random.Generator, count: int, truncate: float = 1.0) -> np.ndarray:
-    """Latents from the system's distribution, U(-1, 1) or N(0, 1), times `truncate`: float32 (count, z_dim).
+def sample_latents(
+    system: System, rng: np.random.Generator, count: int, truncate: float = 1.0, conditions: Conditions | None = None
+) -> np.ndarray:
+    """Sample latents from the prior, U(-1, 1) or N(0, 1), times `truncate`: float32 (count, z_dim).
 
-    A `truncate` below 1 gives faces that are more typical, less varied and paler. Scaling (Karras et al., 2019,
-    arXiv:1812.04948) keeps the identity of each face; the truncation of Brock et al. (2019, arXiv:1809.11096) does not.
+    truncate: below 1, faces are more typical, less varied and paler. Scaling (Karras et al., 2019, arXiv:1812.04948)
+    keeps the identity of each face; the truncation of Brock et al. (2019, arXiv:1809.11096) does not.
+    conditions: sampled from the training data by default.
     """
-    if system.attributes:  # one by one, so that none depends on how many are drawn
-        plain = replace(system, attributes=())
-        singles = (sample_latents(plain, rng, 1, truncate)[0] for _ in range(count))
-        rows = [np.append(latent, sample_condition(system, rng)) for latent in singles]
-        return np.array(rows, np.float32).reshape(count, system.z_dim)
-    shape = count, system.latent_size
-    latents = rng.standard_normal(shape) if system.latent == 'normal' else rng.uniform(-1, 1, shape)
-    return (latents * truncate).astype(np.float32)
+
+    def sample(count: int) -> np.ndarray:
+        shape = count, system.latent_size
+        latents = rng.standard_normal(shape) if system.latent == 'normal' else rng.uniform(-1, 1, shape)
+        return (latents * truncate).astype(np.float32)
+
+    if not system.attributes:
+        return sample(count)
+    # Sample latent and condition in turn, so that no row depends on how many are sampled.
+    conditions = conditions or Conditions.of(system)
+    rows = [np.append(sample(1), conditions.sample(rng)) for _ in range(count)]
+    return np.array(rows, np.float32).reshape(count, system.z_dim)
 
 
 def lerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Linear interpolation: the points (n, latent_size) at `t` (n,), 0 to 1, between two latents (latent_size,)."""
+    """Linear interpolation between two latents (latent_size,) at `t` (n,), from 0 to 1: (n, latent_size)."""
     return np.outer(1 - t, start) + np.outer(t, end)
 
 
@@ -37,7 +43,7 @@ def slerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Spherical linear interpolation (Shoemake, 1985): like `lerp`, but along a great circle.
 
     Normal latents lie close to a sphere, and a straight line would pass through its nearly empty interior (White,
-    2016, arXiv:1609.04468). If the latents are parallel or opposite, or one of them is zero, it is `lerp`.
+    2016, arXiv:1609.04468). Falls back to `lerp` if the latents are parallel or opposite, or one of them is zero.
     """
     norms = np.linalg.norm(start) * np.linalg.norm(end)
     angle = np.arccos(np.clip(np.dot(start, end) / norms, -1, 1)) if norms else 0
@@ -47,41 +53,33 @@ def slerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def interpolate(system: System, latents: np.ndarray) -> np.ndarray:
-    """A closed path through `latents` (N, z_dim) and back to the first: float32 (N * STEPS_PER_LEG, z_dim).
+    """A closed path through `latents` (N, z_dim): float32 (N * STEPS_PER_LEG, z_dim); the first is not repeated.
 
-    It follows great circles if the system's latents are normal, otherwise straight lines, as conditions always do. The
-    first is not repeated.
+    Normal latents follow great circles; uniform latents, and all conditions, follow straight lines.
     """
-
-    def between(start, end, t):
-        curve, size = slerp if system.latent == 'normal' else lerp, system.latent_size
-        return np.hstack([curve(start[:size], end[:size], t), lerp(start[size:], end[size:], t)])
-
-    t, latents = np.arange(STEPS_PER_LEG) / STEPS_PER_LEG, latents.astype(np.float64)
-    legs = [between(start, end, t) for start, end in zip(latents, np.roll(latents, -1, axis=0), strict=True)]
+    size, curve = system.latent_size, slerp if system.latent == 'normal' else lerp
+    t, legs = np.arange(STEPS_PER_LEG) / STEPS_PER_LEG, []
+    latents = latents.astype(np.float64)
+    for start, end in zip(latents, np.roll(latents, -1, axis=0), strict=True):
+        legs.append(np.hstack([curve(start[:size], end[:size], t), lerp(start[size:], end[size:], t)]))
     return np.concatenate(legs).astype(np.float32)
 
 
 def load_latents(paths: list[Path], size: int) -> np.ndarray:
-    """The latents in .npy files, each (size,) or (n, size), one after the other: float32 (N, size).
-
-    Raises UserError for a file that is damaged or has latents of another size, and OSError.
-    """
+    """Load latents, (size,) or (n, size), from .npy files: float32 (N, size). Raises OSError and UserError."""
     loaded = []
     for path in paths:
+        # Read the header without loading the array, which may be huge.
         try:
             latents = np.atleast_2d(np.lib.format.open_memmap(path, mode='r'))
         except OSError:
             raise
-        except Exception:  # a damaged header makes NumPy raise nearly anything
+        except Exception:  # NumPy raises any exception for a damaged header
             raise UserError(f'{path} is not a .npy file of numbers, or is damaged') from None
-        if (
-            not latents.size
-            or latents.shape[1:] != (size,)
-            or latents.dtype.kind not in 'fiu'
-            or not np.isfinite(latents).all()
-        ):
+        # Refuse other shapes, empty arrays, and values that are complex, infinite or not a number.
+        fits = latents.size and latents.shape[1:] == (size,) and latents.dtype.kind in 'fiu'
+        if not fits or not np.isfinite(latents).all():
             shape = 'x'.join(map(str, latents.shape))
-            raise UserError(f'{path} holds no latents of this generator, N rows of {size} numbers, but {shape} values')
+            raise UserError(f'{path}: expected finite numbers of shape Nx{size}, found {latents.dtype} {shape}')
         loaded.append(latents.astype(np.float32))
     return np.concatenate(loaded)

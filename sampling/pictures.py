@@ -10,8 +10,8 @@ import helper
 from common.files import replacing
 
 LABEL_HEIGHT, MAX_GIF_SIDE = 14, 480  # pixels
-MAX_GIF_PIXELS = 1 << 24  # of all frames together: at most 23 MB, if they are noise
-PALETTE_FRAMES = 16  # frames that the palette is made from
+MAX_GIF_PIXELS = 1 << 24  # total over all frames: a GIF of noise then has 23 MB
+PALETTE_FRAMES = 16  # frames from which the palette is computed
 
 
 def enlarge(face: np.ndarray, scale: int) -> Image.Image:
@@ -26,8 +26,14 @@ def label(face: np.ndarray, caption: str, scale: int) -> np.ndarray:
     return np.asarray(labelled.convert('RGB'))
 
 
+def labelled_grid(faces, captions, scale: int, columns: int | None = None) -> Image.Image:
+    """A grid of `faces` (N, H, W, C), each with its caption; columns: see `helper.images_square_grid`."""
+    labelled = [label(face, caption, scale) for face, caption in zip(faces, captions, strict=True)]
+    return helper.images_square_grid(np.array(labelled), columns=columns)
+
+
 def side_by_side(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures of any size in a row, on black, with gaps between them and their lower edges in line."""
+    """Arrange pictures of any size in a row on black, with gaps between them and aligned at the bottom."""
     lefts = np.cumsum([0, *(picture.width + LABEL_HEIGHT for picture in pictures)])
     row = Image.new('RGB', (lefts[-1] - LABEL_HEIGHT, max(picture.height for picture in pictures)))
     for left, picture in zip(lefts, pictures, strict=False):
@@ -42,20 +48,20 @@ def evenly_spaced(items: list, count: int) -> list:
 
 
 def gif_bounds(width: int, height: int) -> tuple[tuple[int, int], int]:
-    """The size that frames of `width` x `height` have in a GIF, (width, height), and the maximal number of frames."""
+    """The size of `width` x `height` frames in a GIF, (width, height), and the maximal number of frames."""
     scale = min(1, MAX_GIF_SIDE / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return size, max(2, MAX_GIF_PIXELS // math.prod(size))
 
 
 def save_gif(frames: list[Image.Image], path: Path, duration: int, last: int | None = None) -> None:
-    """Save frames of one size as a GIF that loops forever; they are scaled down and thinned out to its `gif_bounds`.
+    """Save frames of one size as a GIF that loops forever, scaled down and thinned out to its `gif_bounds`.
 
-    duration: of each frame, in milliseconds; last: of the last frame, if different.
-    All frames share a palette and are not dithered, so that still colours do not flicker.
+    duration, last: milliseconds for which each frame, or the last one, is shown.
     """
     size, max_frames = gif_bounds(*frames[0].size)
     frames = [frame.resize(size, Image.Resampling.BOX) for frame in evenly_spaced(frames, max_frames)]
+    # All frames share a palette and are not dithered, so that still colours do not flicker.
     palette = Image.fromarray(np.concatenate(evenly_spaced(frames, PALETTE_FRAMES))).quantize()
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     durations = [duration] * len(others) + [last or duration]

@@ -110,7 +110,7 @@ def test_a_warning_says_when_the_data_are_not_those_of_the_training(trained, tmp
     flags = '--data', 'others', '--seed', 5, '--truncate', 0.5
     result = run_command('evaluate.py', checkpoint, *flags, cwd=tmp_path)
     assert result.returncode == 0 and result.stderr.count('\n') == 1
-    assert 'others does not hold the faces that this run was trained on' in result.stderr
+    assert 'Warning: others is not the data set of this run' in result.stderr
     results = json.loads((tmp_path / 'evaluation-2' / 'evaluation.json').read_text())
     assert (results['step'], results['seed'], results['truncate']) == (6, 5, 0.5)
     assert not results['trained_on_these'] and results['faces']['held out'] == 2
@@ -128,7 +128,7 @@ def test_a_warning_says_when_the_training_held_out_nothing_or_people_that_are_no
     arguments = [tmp_path / 'run', '--data', pictures, '--data-dir', tmp_path, '--out', tmp_path / 'evaluation']
     monkeypatch.setattr('sys.argv', ['evaluate.py', *map(str, arguments)])
     evaluate.main()
-    assert f'this run was trained on {share} of the faces that it is compared with' in capsys.readouterr().err
+    assert f'this run was trained on {share} of the held-out faces' in capsys.readouterr().err
     assert json.loads((tmp_path / 'evaluation' / 'evaluation.json').read_text())['hold_out'] == 'images'
 
 
@@ -143,7 +143,7 @@ def test_a_warning_says_when_the_training_held_out_nothing_or_people_that_are_no
         (('--data', ''), ('--data is empty',)),
         (('--data', 'nothing.zip'), ('nothing.zip',)),
         (('--data', 'broken.zip'), ('broken.zip', 'neither a folder nor a')),
-        (('--data', 'few'), ('few holds 18 to train on, 1 held out', '2 held out are needed')),
+        (('--data', 'few'), ('few has 18 to train on, 1 held out', '2 held-out faces are needed')),
         (('--data', 'few', '--out', 'few'), ('few is not empty', '--out')),
         (('--data', 'few', '--truncate', '0'), ('--truncate',)),
     ],

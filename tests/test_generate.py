@@ -141,7 +141,7 @@ def test_latents_in_files_draw_their_faces_again(tmp_path):
     faces = drawn_faces(PRETRAINED, 4, truncate=0.7)
     np.testing.assert_array_equal(faces_in(tmp_path / 'five' / 'images'), faces[[3, 0, 1, 2, 3]])
     result = run_command('generate.py', '--latents', 'last.npy', '--interpolate', 2, cwd=tmp_path)
-    assert_one_line(result, 'the first 2 faces are needed, and --latents has 1')
+    assert_one_line(result, 'the first 2 faces are needed, but --latents has 1')
     np.save(tmp_path / 'other.npy', latents[:, :64])
     assert_one_line(run_command('generate.py', '--latents', 'other.npy', cwd=tmp_path), 'other.npy', '100', '4x64')
     assert names_in(tmp_path) == ['five', 'four', 'last.npy', 'other.npy']
@@ -175,7 +175,7 @@ def test_photos_get_faces_and_latents_that_draw_them(tmp_path, monkeypatch, caps
     assert (distances < 30).all()  # the nearest random ones are farther away
     lines = capsys.readouterr().out.splitlines()
     for line, name, distance in zip(lines, ('a.png', 'b.bmp'), distances, strict=False):
-        assert f'{name}: {distance:.1f} of 255 from the face found' in line
+        assert f'{name}: RMS error {distance:.1f} of 255 (best of 1000 random faces: ' in line
     pairs = np.asarray(Image.open(out / 'comparison.png')).reshape(2, 84 + LABEL_HEIGHT, 2, 84, 3).swapaxes(1, 2)
     np.testing.assert_array_equal(pairs[:, 0, :84:3, ::3], photos)
     np.testing.assert_array_equal(pairs[:, 1, :84:3, ::3], found)
@@ -284,6 +284,10 @@ def test_an_exported_generator_draws_the_faces_of_its_run(trained, tmp_path):
         ('--page mine --export other', ('--page', '--export')),
         ('--checkpoint run --size 64', ('--checkpoint', '--size')),
         ('--page mine --truncate 0.5', ('--page', '--truncate')),
+        ('--export mine --scale 1', ('--export', '--scale')),
+        ('--latents a.npy --seed 0', ('--latents', '--seed')),
+        ('--export mine --with Male', ('--export', '--with ')),
+        ('--attribute-grid 3 --count 10', ('--attribute-grid', '--count')),
         ('--interpolate 3 --count 4', ('--interpolate', '--count')),
         ('--latents a.npy --count 4', ('--latents', '--count')),
         ('--latents a.npy --seed 4', ('--latents', '--seed')),

@@ -12,7 +12,6 @@ from PIL import Image
 
 import dcgan
 from common.cli import UserError
-from common.lazy import LazyModule
 from config.settings import ADDED
 from export import formats
 from export.formats import export_generator
@@ -121,7 +120,6 @@ def test_a_saved_model_has_what_tensorflow_serving_asks_for(untrained, tmp_path)
 
 def test_without_its_converter_onnx_is_an_error_that_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'tf2onnx', None)  # as if it were not installed
-    monkeypatch.setattr(formats, 'tf2onnx', LazyModule('tf2onnx.convert', formats.load_converter))
     monkeypatch.delitem(sys.modules, 'tf2onnx.convert', raising=False)
     with pytest.raises(UserError, match='tf2onnx.*; pip install "tf2onnx'):
         export_generator(PRETRAINED, tmp_path / 'mine', 'onnx')

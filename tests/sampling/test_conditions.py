@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.cli import UserError
-from sampling.conditions import ask, sample_condition, set_attribute
+from sampling.conditions import Conditions
 from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
 from systems import SYSTEMS
 
@@ -34,10 +34,10 @@ def test_truncation_leaves_conditions_as_they_are():
     np.testing.assert_array_equal(half[:, 100:], whole[:, 100:])
 
 
-def test_conditions_are_drawn_as_often_as_they_occur():
+def test_conditions_are_sampled_as_often_as_they_occur():
     rng = np.random.default_rng(0)
-    conditions = np.array([sample_condition(SYSTEM, rng) for _ in range(4000)])
-    np.testing.assert_allclose((conditions == 1).mean(axis=0), [0.5, 0.5, 0.25], atol=0.03)
+    sampled = np.array([Conditions.of(SYSTEM).sample(rng) for _ in range(4000)])
+    np.testing.assert_allclose((sampled == 1).mean(axis=0), [0.5, 0.5, 0.25], atol=0.03)
 
 
 def test_conditions_are_interpolated_in_straight_lines_and_latents_as_without_them():
@@ -49,43 +49,49 @@ def test_conditions_are_interpolated_in_straight_lines_and_latents_as_without_th
     assert path[STEPS_PER_LEG // 2, 100:].tolist() == [0, -1, 0]
 
 
-# --- asking
+# --- conditional sampling
 
 
-def test_what_is_asked_for_comes_with_what_occurs_together_with_it():
-    assert ask(SYSTEM, {}) == SYSTEM
-    assert ask(SYSTEM, {'Male': True}).combinations == ('010', '011')
-    assert ask(SYSTEM, {'Male': True, 'Bald': False}).combinations == ('010',)
-    assert ask(PETS, {'cats': True}).combinations == ('10',)
+def test_conditions_are_limited_to_the_combinations_with_the_wanted_attributes():
+    conditions = Conditions.of(SYSTEM)
+    assert conditions.asked({}) == conditions
+    assert conditions.asked({'Male': True}).combinations == ('010', '011')
+    assert conditions.asked({'Male': True, 'Bald': False}).combinations == ('010',)
+    assert Conditions.of(PETS).asked({'cats': True}).combinations == ('10',)
 
 
-def test_what_never_occurs_can_be_asked_for_too():
-    assert ask(SYSTEM, {'Male': False, 'Bald': True}).combinations == ('101', '101', '001', '001')
+def test_a_combination_that_never_occurs_can_be_asked_for():
+    asked = Conditions.of(SYSTEM).asked({'Male': False, 'Bald': True})
+    assert asked.combinations == ('101', '101', '001', '001')
 
 
-def test_the_latent_stays_the_same_whatever_is_asked_for():
+def test_the_latent_does_not_depend_on_the_wanted_attributes():
     latents = [
-        sample_latents(ask(SYSTEM, wanted), np.random.default_rng(0), 9)
+        sample_latents(SYSTEM, np.random.default_rng(0), 9, conditions=Conditions.of(SYSTEM).asked(wanted))
         for wanted in ({}, {'Male': True, 'Bald': True})
     ]
     np.testing.assert_array_equal(latents[0][:, :100], latents[1][:, :100])
     assert (latents[1][:, 100:] == [-1, 1, 1]).all()
 
 
-def test_an_attribute_that_the_generator_does_not_know_is_an_error_that_lists_those_it_knows():
-    with pytest.raises(UserError, match='the attribute Smilin; it knows Smiling, Male, Bald$'):
-        ask(SYSTEM, {'Smilin': True, 'Male': False})
+def test_an_unknown_attribute_is_an_error_that_lists_the_attributes_of_the_generator():
+    message = 'unknown attribute Smilin: this generator was trained with Smiling, Male, Bald$'
+    with pytest.raises(UserError, match=message):
+        Conditions.of(SYSTEM).asked({'Smilin': True, 'Male': False})
     with pytest.raises(UserError, match='trained without --attributes'):
-        ask(PLAIN, {'Smiling': True})
+        Conditions.of(PLAIN).asked({'Smiling': True})
 
 
-def test_an_attribute_is_set_with_all_else_equal():
-    latents = sample_latents(SYSTEM, np.random.default_rng(0), 5)
-    bald = set_attribute(SYSTEM, latents, 'Bald')
-    np.testing.assert_array_equal(bald[:, :-1], latents[:, :-1])
-    assert (bald[:, -1] == 1).all() and (latents[:, -1] == -1).any()
+@pytest.mark.parametrize(('on', 'value'), [(True, 1), (False, -1)])
+def test_an_attribute_is_switched_with_all_else_equal(on, value):
+    latents = sample_latents(SYSTEM, np.random.default_rng(0), 20)
+    switched = Conditions.of(SYSTEM).switched(latents, 'Bald', on)
+    np.testing.assert_array_equal(switched[:, :-1], latents[:, :-1])
+    assert (switched[:, -1] == value).all() and (latents[:, -1] != value).any()
 
 
 def test_classes_replace_each_other():
     latents = sample_latents(PETS, np.random.default_rng(0), 5)
-    assert (set_attribute(PETS, latents, 'dogs')[:, 100:] == [-1, 1]).all()
+    conditions = Conditions.of(PETS)
+    assert (conditions.switched(latents, 'dogs')[:, 100:] == [-1, 1]).all()
+    assert (conditions.switched(latents, 'cats', on=False)[:, 101] == latents[:, 101]).all()

@@ -78,19 +78,19 @@ def test_latents_are_read_from_several_files_in_their_order(tmp_path):
 @pytest.mark.parametrize(
     ('array', 'problem'),
     [
-        (np.zeros((2, 6)), 'N rows of 5 numbers, but 2x6'),
-        (np.zeros(6), 'N rows of 5 numbers, but 1x6'),
-        (np.zeros((1, 2, 5)), 'N rows of 5 numbers, but 1x2x5'),
-        (np.zeros((0, 5)), 'N rows of 5 numbers, but 0x5'),
-        (np.full(5, np.nan), 'N rows of 5 numbers'),
-        (np.full(5, 1j), 'N rows of 5 numbers'),
-        (np.full(5, 'x'), 'N rows of 5 numbers'),
+        (np.zeros((2, 6)), 'expected .* Nx5, found .* 2x6$'),
+        (np.zeros(6), 'expected .* Nx5, found .* 1x6$'),
+        (np.zeros((1, 2, 5)), 'expected .* Nx5, found .* 1x2x5$'),
+        (np.zeros((0, 5)), 'expected .* Nx5, found .* 0x5$'),
+        (np.full(5, np.nan), 'expected finite numbers of shape Nx5'),
+        (np.full(5, 1j), 'expected finite numbers of shape Nx5'),
+        (np.full(5, 'x'), 'expected finite numbers of shape Nx5'),
         (np.full(5, None), 'damaged'),
     ],
 )
 def test_an_array_of_anything_but_latents_is_an_error_that_names_the_file(tmp_path, array, problem):
     np.save(tmp_path / 'it.npy', array, allow_pickle=True)
-    with pytest.raises(UserError, match=rf'it\.npy .*{problem}'):
+    with pytest.raises(UserError, match=rf'it\.npy.* {problem}'):
         load_latents([tmp_path / 'it.npy'], 5)
 
 
