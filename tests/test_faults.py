@@ -49,14 +49,14 @@ cli.run(train.main)
 KILLED_BETWEEN_CHECKPOINTS = """
 import os, signal, train
 from common import cli
-from training.log import Recorder
+from training.log import Log
 
 def add_steps(self, step, *args):
     original(self, step, *args)
     if step >= 37:
         os.kill(os.getpid(), signal.SIGKILL)
 
-original, Recorder.add_steps = Recorder.add_steps, add_steps
+original, Log.add_steps = Log.add_steps, add_steps
 cli.run(train.main)
 """
 
@@ -119,10 +119,8 @@ EVERY_COMMAND = """
 import os, pathlib, sys
 import evaluate, generate, train
 from common import cli
-from rundir import run_json
 
 def main():
-    run_json.lock = lambda run_dir: None  # this process trains twice there
     os.chdir(sys.argv[1])
     run, data = pathlib.Path('run').absolute(), pathlib.Path('pictures.zip').absolute()
     new = '--width', '0.0625', '--batch-size', '8', '--data-dir', 'data', '--data'
@@ -224,7 +222,6 @@ RANGES = {
         '--learning-rate-ratio': ('0', '1001', 'inf'),
         '--objective': ('wgan',),
         '--discriminator-batch-norm': ('yes',),
-        '--spectral-norm': ('1',),
         '--r1': ('-1', '1e7'),
         '--r1-every': ('0', '1.5'),
         '--hold-out': ('faces',),
@@ -263,7 +260,6 @@ RANGES = {
         '--system': ('x',),
         '--update-order': ('x\ny',),
         '--precision': ('fp16',),
-        '--reduce-precision': ('fp16',),
         '--workers': ('0', '1025', '1.5'),
         '--worker-timeout': ('0', '86401', 'inf', 'nan'),
         '--data': ('',),
@@ -350,8 +346,8 @@ def test_flags_that_contradict_each_other_are_an_error(command, monkeypatch, cap
 
 
 SWITCHES = (
-    '--xla', '--deterministic', '--no-spectral-norm',
-    '--gif', '--preview', '--devices', '--list-systems', '--local-batch-norm', '--sources', '--help', '-h',
+    '--xla', '--deterministic', '--no-discriminator-batch-norm',
+    '--gif', '--devices', '--list-systems', '--local-batch-norm', '--sources', '--help', '-h',
     '--', '-', '--unknown', '@file', '-1', '%s',
 )  # fmt: skip
 WORDS = st.one_of(

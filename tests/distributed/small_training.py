@@ -28,7 +28,7 @@ def build(replica, args):
     tf.set_random_seed(1)
     images = tf.placeholder(tf.float32, [None, 4, 4, 3])
     step = tf.train.get_or_create_global_step()
-    with replica.scope(args.local_batch_norm, args.reduce_precision):
+    with replica.scope(args.local_batch_norm):
         kernel = tf.get_variable('kernel', [3, 3, 3, 6], initializer=tf.random_normal_initializer())
         gamma = tf.get_variable('gamma', [6], initializer=tf.ones_initializer())
         beta = tf.get_variable('beta', [6], initializer=tf.zeros_initializer())
@@ -36,15 +36,7 @@ def build(replica, args):
         x, mean, variance = current_replica().batch_norm(x + args.offset, gamma, beta, 1e-3)
         x *= random_uniform(tf.shape(x), 'dropout', 0.5, 1.5)
         logits = tf.reduce_mean(tf.tanh(x), axis=[1, 2, 3])[:, tf.newaxis]
-        losses = Losses(
-            tf.reduce_mean(tf.square(logits - 1)),
-            tf.reduce_mean(logits),
-            logits,
-            -logits,
-            fake=x,
-            real=(),
-            d_penalty=(),
-        )
+        losses = Losses(tf.reduce_mean(tf.square(logits - 1)), tf.reduce_mean(logits), logits, -logits)
         variables = tf.trainable_variables()
         means = current_replica().mean(tf.gradients(losses.d_loss, variables))
         optimizer = tf.train.AdamOptimizer(0.01)
@@ -52,8 +44,7 @@ def build(replica, args):
     return images, train_opt, replica.gather(losses), mean, variance
 
 
-def train(args, replica):
-    stop = cli.stop_on_signals()
+def train(args, replica, stop):
     settings = replica.broadcast({'seed': args.seed, 'chief': replica.index})
     rng = np.random.default_rng(settings['seed'])
     shard = replica.shard(BATCH_SIZE)
@@ -74,7 +65,7 @@ def train(args, replica):
             step, stopped = 0, False
             while step < args.steps and not stopped:
                 feed = {images: rng.normal(size=(BATCH_SIZE, 4, 4, 3))[shard]}
-                fetches = [train_opt, losses._replace(fake=()), mean, variance]
+                fetches = [train_opt, losses, mean, variance]
                 (_, values, *moments), stopped = replica.run(session, fetches, feed, stop)
                 step += 1
                 if replica.is_chief:
@@ -88,7 +79,7 @@ def train(args, replica):
         result = {
             'settings': settings,
             'stopped': bool(stopped),
-            'losses': [np.asarray(value).tolist() for value in values[:4]],
+            'losses': [np.asarray(value).tolist() for value in values],
             'moments': [value.tolist() for value in moments],
             'weights': [value.tolist() for value in weights],
         }
@@ -114,14 +105,13 @@ def main():
     parser.add_argument('--hold', type=float, default=0, help='seconds that each worker is busy elsewhere for once')
     parser.add_argument('--fail-on', type=int, metavar='INDEX')
     parser.add_argument('--local-batch-norm', action='store_true')
-    parser.add_argument('--reduce-precision', default='fp32')
     args = parser.parse_args()
     if is_launcher(args.workers):
         shard_size(BATCH_SIZE, args.workers)
         launch(args.workers, args.worker_timeout, lambda: None)
         return
-    with from_environment(args.worker_timeout) as replica:
-        train(args, replica)
+    with from_environment(args.worker_timeout) as replica, cli.stop_on_signals() as stop:
+        train(args, replica, stop)
 
 
 if __name__ == '__main__':
