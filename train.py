@@ -10,7 +10,6 @@ python train.py --resume --run-dir runs/NAME  resume a run where it stopped
 import contextlib
 import functools
 import shlex
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,7 +113,7 @@ def build_graph(settings: dict, replica: Replica, steps_per_call: int = 1, store
     return built
 
 
-def train(run: Run, replica: Replica, on_samples: Callable[[np.ndarray], Any] | None = None) -> int:
+def train(run: Run, replica: Replica, on_samples: Callable[[np.ndarray], Any] = lambda faces: None) -> int:
     """Train until the run's last step, or until a signal asks to stop. Only the chief writes and prints.
 
     on_samples: called with the faces of each grid, uint8 (N, H, W, C). Returns the number of steps made in all.
@@ -128,13 +127,16 @@ def train(run: Run, replica: Replica, on_samples: Callable[[np.ndarray], Any] | 
         run.settings['xla'] = calls.on_one_gpu and calls.is_faster_with_xla(build_graph)
     model = build_graph(run.settings, replica, calls.max_steps, calls.stored_shape)
 
-    stop = cli.stop_on_signals()
     with replica.open_session(model.graph) as session, contextlib.ExitStack() as stack:
+        stop = stack.enter_context(cli.stop_on_signals())
+
         # Start from random weights, or from a checkpoint.
         step = initialize(session, model, run, replica)
         chief = stack.enter_context(Chief(run, session, model, step)) if replica.is_chief else None
         if chief and step == 0:
-            chief.log.show_start(model.graph, show_generator_output(session, model, chief.sample_z, run.grid(0)))
+            faces = show_generator_output(session, model, chief.sample_z, run.grid(step))
+            chief.log.show_start(model.graph, faces)
+            on_samples(faces)
         stack.enter_context(calls.prefetching(model, step))
 
         last = False
@@ -151,8 +153,7 @@ def train(run: Run, replica: Replica, on_samples: Callable[[np.ndarray], Any] | 
             if chief and chief.after_steps(step, losses, calls.images_per_second, last):
                 faces = show_generator_output(session, model, chief.sample_z, run.grid(step))
                 chief.after_samples(step, faces)
-                if on_samples:
-                    on_samples(faces)
+                on_samples(faces)
         replica.barrier(session)
     return step
 
@@ -193,13 +194,12 @@ def main() -> None:
     elif is_launcher(args.workers):
         launch(args.workers, args.worker_timeout, prepare=functools.partial(prepare_data, args))
     else:
-        with from_environment(args.worker_timeout) as replica:
-            run_training(args, replica)
+        with from_environment(args.worker_timeout) as replica, start_run(args, replica) as run:
+            run_training(run, replica)
 
 
-def run_training(args: Namespace, replica: Replica) -> None:
-    """Start or resume a run, train, and print what was trained on and how it ended."""
-    run = start_run(args, replica)
+def run_training(run: Run, replica: Replica) -> None:
+    """Train, and print what was trained on and how it ended."""
     if replica.is_chief:
         print_start(run, replica)
     try:

@@ -116,18 +116,27 @@ def stop_signals() -> list[int]:
     return [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
 
 
-def stop_on_signals() -> threading.Event:
-    """An event set by the first of the `stop_signals`. A second one ends the program at once."""
-    stop, signals = threading.Event(), stop_signals()
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Yield an event that the first of the `stop_signals` sets. A second one ends the program at once.
+
+    The previous signal handlers are restored afterwards.
+    """
+    stop = threading.Event()
 
     def request(*_):
         stop.set()
-        for number in signals:
+        for number in previous:
             signal.signal(number, signal.SIG_DFL)
 
-    for number in signals:
+    previous = {number: signal.getsignal(number) for number in stop_signals()}
+    for number in previous:
         signal.signal(number, request)
-    return stop
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Output:

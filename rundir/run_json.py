@@ -67,9 +67,9 @@ def write_run(run_dir: Path, settings: dict, images: int, data_digest: str, comb
         temporary.write_text(json.dumps(run, indent=2) + '\n')
 
 
-def lock(run_dir: Path) -> None:
-    """Keep other processes from training in `run_dir` until this one ends, however it ends. Raises UserError."""
+def lock(run_dir: Path, stack: contextlib.ExitStack) -> None:
+    """Keep other trainings out of `run_dir` until `stack` is closed, or this process ends. Raises UserError."""
     try:
-        files.lock_folder(run_dir, contextlib.ExitStack())  # which nobody closes
+        files.lock_folder(run_dir, stack)
     except BlockingIOError:
         raise cli.UserError(f'{run_dir} is in use: another process trains there') from None

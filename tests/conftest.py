@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import zipfile
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import cli
 from config.settings import choose_settings, parse_arguments, system_of
 from graph.session import tf
 from helper import Dataset
@@ -124,12 +122,6 @@ def trained(tmp_path_factory, pictures) -> Path:
 def copy(trained, tmp_path) -> Path:
     """A copy of a finished run, to resume or to damage."""
     return shutil.copytree(trained, tmp_path / 'run')
-
-
-@pytest.fixture
-def no_signals(monkeypatch):
-    """Leave the signal handlers of the tests as they are while a run trains in this process."""
-    monkeypatch.setattr(cli, 'stop_on_signals', threading.Event)
 
 
 def celeb_a(variable) -> Path:

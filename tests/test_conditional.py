@@ -1,5 +1,6 @@
 """A system with attributes, from the pictures to the faces: red ones and blue ones, in a folder each."""
 
+import itertools
 import json
 
 import numpy as np
@@ -9,7 +10,6 @@ from PIL import Image
 
 import evaluate
 import helper
-import train
 from common import cli
 from config.settings import parse_arguments
 from graph.replica import Replica
@@ -18,7 +18,7 @@ from sampling.generator import draw_faces
 from sampling.pictures import LABEL_HEIGHT
 from training import run as module
 from training.data import load_dataset
-from training.run import Run, find_settings, start_run
+from training.run import Run, choose_run, start_run
 
 CLASSES = ('blue', 'red')
 COLOURS = {'red': 0, 'blue': 2}  # the channel that is bright
@@ -64,11 +64,10 @@ def are(faces, colour):
 def test_the_generated_faces_of_a_batch_are_asked_for_what_the_real_ones_have(pictures, shard):
     settings, _ = chosen(f'--data {pictures} --data-dir {pictures.parent} --attributes red blue --batch-size 4')
     run = Run(settings | {'hold_out': 'none'}, load_dataset(settings | {'hold_out': 'none'}))
-    pace = train.SimpleNamespace(steps=3, max_steps=3)
-    count, images, latents = next(train.batches(run, 0, shard, pace, stored=False))
-    assert count == 3 and latents.shape == (len(images), 102)
-    np.testing.assert_array_equal(latents[:, 100] > 0, are(helper.to_uint8(images, (-0.5, 0.5)), 'red'))
-    np.testing.assert_array_equal(latents[:, 101], -latents[:, 100])
+    for indices, latents in itertools.islice(run.batches(0, shard), 3):
+        assert latents.shape == (len(indices), 102)
+        np.testing.assert_array_equal(latents[:, 100] > 0, are(run.dataset.faces[indices], 'red'))
+        np.testing.assert_array_equal(latents[:, 101], -latents[:, 100])
 
 
 def test_a_run_keeps_how_attributes_occur_together(conditional):
@@ -77,22 +76,19 @@ def test_a_run_keeps_how_attributes_occur_together(conditional):
     assert sorted(set(run['combinations'].split())) == ['01', '10']
 
 
-def test_a_run_goes_on_with_the_same_attributes_only(conditional, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.run_json, 'lock', lambda run_dir: None)  # this process resumes several times
-
+def test_a_run_goes_on_with_the_same_attributes_only(conditional, pictures, tmp_path):
     def resume(*flags):
-        return start_run(
-            parse_arguments(['--resume', '--run-dir', str(conditional), '--steps', '130', *flags]), replica
-        )
+        args = parse_arguments(['--resume', '--run-dir', str(conditional), '--steps', '130', *flags])
+        with start_run(args, Replica()) as run:
+            return run
 
-    replica = Replica()
     assert resume().system.combinations == tuple(read_run(conditional)['combinations'].split())
     with pytest.raises(cli.UserError, match='--attributes is .* in this run'):
         resume('--attributes', 'red')
     names = [f'{path.parent.name}/{path.name}' for path in pictures.rglob('*.png')]
     rows = ['file,blue,red', *(f'{name},{int("red" in name)},{int("blue" in name)}' for name in names)]
     (tmp_path / 'swapped.csv').write_text('\n'.join(rows))
-    with pytest.raises(cli.UserError, match='not those that the run began with: see --attribute-table'):
+    with pytest.raises(cli.UserError, match='differ from when this run started; check --attribute-table'):
         resume('--attribute-table', str(tmp_path / 'swapped.csv'))
 
 
@@ -105,8 +101,8 @@ def test_a_run_json_without_proper_combinations_is_damaged(conditional, tmp_path
 
 
 def test_nothing_is_known_about_the_demo_faces():
-    with pytest.raises(cli.UserError, match='--attributes: nothing is known about the demo faces'):
-        find_settings(parse_arguments(['--data', 'demo', '--attributes', 'Male']), several=False)
+    with pytest.raises(cli.UserError, match='--attributes: the demo faces have no attribute labels'):
+        choose_run(parse_arguments(['--data', 'demo', '--attributes', 'Male']), several=False)
 
 
 def test_the_table_of_celeb_a_is_downloaded_before_the_archive(tmp_path, monkeypatch):

@@ -63,16 +63,16 @@ def model_inputs():
 LOSSES = dcgan.discriminator_loss, dcgan.generator_loss
 
 
-def batch(rng, inputs, learning_rate=LEARNING_RATE):
+def feed_of(rng, inputs, learning_rate=LEARNING_RATE):
     """What feeds placeholders with a batch of 8."""
     return dict(zip(inputs, (rng.uniform(-0.5, 0.5, (8, 28, 28, 3)), normal(rng, 8, 6), learning_rate), strict=True))
 
 
 def build(rng, system=SMALL, ema=None):
-    """Losses, a training step, and what feeds them."""
+    """A `dcgan.Batch`, the operation that trains on it, and what feeds them."""
     inputs = model_inputs()
-    losses = dcgan.model_loss(system, *inputs[:2])
-    return losses, dcgan.model_opt(system, losses, inputs[2], ema), batch(rng, inputs)
+    batch = dcgan.model_loss(system, *inputs[:2])
+    return batch, dcgan.model_opt(system, batch, inputs[2], ema), feed_of(rng, inputs)
 
 
 def operations_behind(*targets):
@@ -108,17 +108,17 @@ def test_the_discriminator_adds_the_projection_onto_the_condition_to_its_logits(
 
 def test_real_and_generated_faces_have_the_condition_at_the_end_of_the_latents(session, rng):
     real, z, _ = dcgan.model_inputs(28, 28, 3, CONDITIONAL.z_dim)
-    losses = dcgan.model_loss(CONDITIONAL, real, z)
+    batch = dcgan.model_loss(CONDITIONAL, real, z)
     initialize(session)
     feed = {real: rng.uniform(-0.5, 0.5, (8, 28, 28, 3)), z: normal(rng, 8, 9)}
-    values = session.run(losses, feed)
+    values = session.run(batch, feed)
     np.testing.assert_array_equal(values.condition, feed[z][:, 6:])
-    changed = session.run(losses, {**feed, z: np.hstack([feed[z][:, :6], -feed[z][:, 6:]])})
-    assert (values.d_real != changed.d_real).all() and np.abs(values.fake - changed.fake).max() > 0.01
+    changed = session.run(batch, {**feed, z: np.hstack([feed[z][:, :6], -feed[z][:, 6:]])})
+    assert (values.losses.d_real != changed.losses.d_real).all() and np.abs(values.fake - changed.fake).max() > 0.01
 
 
 @pytest.mark.parametrize('order', UPDATE_ORDERS)
-@pytest.mark.parametrize('changes', [{}, {'objective': 'relativistic'}, {'spectral_norm': True}, {'r1': 1.0}])
+@pytest.mark.parametrize('changes', [{}, {'objective': 'relativistic'}, {'r1': 1.0}])
 def test_a_step_trains_all_outputs_of_a_conditional_discriminator(session, rng, order, changes):
     system = replace(CONDITIONAL, update_order=order, **changes)
     inputs = dcgan.model_inputs(28, 28, 3, system.z_dim)
@@ -181,25 +181,6 @@ def test_a_discriminator_without_batch_norm_has_a_bias_in_each_layer():
     assert not any('batch_norm' in name for name in names)
 
 
-def test_spectral_normalisation_divides_each_kernel_by_its_largest_singular_value(session, rng):
-    system = replace(SMALL, spectral_norm=True, weight_stddev=1.0, discriminator_batch_norm=False)
-    _, train_opt, feed = build(rng, system)
-    variables = by_name(tf.trainable_variables('discriminator/'))
-    with tf.variable_scope('discriminator', reuse=True, custom_getter=graph.layers.spectrally_normalized):
-        kernels = {name: tf.get_variable(name.removeprefix('discriminator/')) for name in variables if 'kernel' in name}
-    initialize(session)
-    first = session.run(kernels)
-    for _ in range(100):  # without learning, only the power iterations go on
-        session.run(train_opt, feed | {next(reversed(feed)): 0})
-    normalized, values = session.run([kernels, variables])
-    assert len(kernels) == 3
-    for name, kernel in normalized.items():
-        matrix = values[name].reshape(-1, values[name].shape[-1])
-        expected = values[name] / np.linalg.svd(matrix, compute_uv=False)[0]
-        np.testing.assert_allclose(kernel, expected, rtol=1e-3, atol=1e-6, err_msg=name)
-    assert any(np.abs(first[name] - normalized[name]).max() > 1e-3 for name in normalized)  # it took some steps
-
-
 # --- losses
 
 
@@ -212,31 +193,23 @@ def test_losses_are_cross_entropies_of_the_labels(session, rng, labels):
     real_label, fake_label, wanted_label = labels
     system = replace(SMALL, real_label=real_label, fake_label=fake_label, wanted_label=wanted_label)
     real, z, _ = inputs = model_inputs()
-    losses = dcgan.model_loss(system, real, z)
-    logits = dcgan.discriminator(SMALL, real * 2, reuse=True), dcgan.discriminator(SMALL, losses.fake, reuse=True)
+    batch = dcgan.model_loss(system, real, z)
+    logits = dcgan.discriminator(SMALL, real * 2, reuse=True), dcgan.discriminator(SMALL, batch.fake, reuse=True)
     initialize(session)
-    (d_loss, g_loss, d_real, d_fake, *_), logits = session.run([losses, logits], batch(rng, inputs))
+    losses, logits = session.run([batch.losses, logits], feed_of(rng, inputs))
     of_real, of_fake = (1 / (1 + np.exp(-each.astype(np.float64))) for each in logits)
 
     def cross_entropy(p, label):
         return -np.mean(label * np.log(p) + (1 - label) * np.log(1 - p))
 
-    np.testing.assert_allclose(d_loss, cross_entropy(of_real, real_label) + cross_entropy(of_fake, fake_label), 1e-5)
-    np.testing.assert_allclose(g_loss, cross_entropy(of_fake, wanted_label), rtol=1e-5)
+    d_loss = cross_entropy(of_real, real_label) + cross_entropy(of_fake, fake_label)
+    np.testing.assert_allclose(losses.d_loss, d_loss, rtol=1e-5)
+    np.testing.assert_allclose(losses.g_loss, cross_entropy(of_fake, wanted_label), rtol=1e-5)
     if real_label < fake_label:  # the logits are those of being generated, but the scores are still those of being real
         of_real, of_fake = 1 - of_real, 1 - of_fake
-    assert d_real.shape == d_fake.shape == (8, 1)
-    np.testing.assert_allclose(d_real, of_real, rtol=1e-4)
-    np.testing.assert_allclose(d_fake, of_fake, rtol=1e-4)
-
-
-def test_the_hinge_objective_is_that_of_its_paper(session, rng):
-    real, fake = normal(rng, 8, 1) * 2, normal(rng, 8, 1) * 2
-    system = replace(SMALL, objective='hinge')
-    losses = [loss(system, tf.constant(real), tf.constant(fake)) for loss in LOSSES]
-    d_loss, g_loss = session.run(losses)
-    np.testing.assert_allclose(d_loss, np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean(), rtol=1e-5)
-    np.testing.assert_allclose(g_loss, -fake.mean(), rtol=1e-5)
+    assert losses.d_real.shape == losses.d_fake.shape == (8, 1)
+    np.testing.assert_allclose(losses.d_real, of_real, rtol=1e-4)
+    np.testing.assert_allclose(losses.d_fake, of_fake, rtol=1e-4)
 
 
 def test_the_relativistic_objective_compares_each_real_image_with_a_generated_one(session, rng):
@@ -307,25 +280,28 @@ def test_the_gradient_of_r1_is_that_of_finite_differences(session, rng, batch_no
 
 
 def test_the_discriminator_minimises_the_penalty_and_reports_its_loss_without_it(session, rng):
-    losses, train_opt, feed = build(rng, replace(SMALL, r1=1e4, r1_every=1))
+    batch, train_opt, feed = build(rng, replace(SMALL, r1=1e4, r1_every=1))
+    inputs = model_inputs()
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-        plain = dcgan.model_loss(SMALL, *model_inputs()[:2])
+        plain = dcgan.model_loss(SMALL, *inputs[:2])
     initialize(session)
-    np.testing.assert_allclose(session.run(losses.d_loss, feed), session.run(losses.d_loss, feed), rtol=1e-6)
-    first = session.run(losses.d_penalty, feed)
+    placeholders = dict(zip(inputs, feed.values(), strict=True))
+    reported, expected = session.run([batch.losses.d_loss, plain.losses.d_loss], feed | placeholders)
+    np.testing.assert_allclose(reported, expected, rtol=1e-6)
+    first = session.run(batch.d_penalty, feed)
     for _ in range(20):
         session.run(train_opt, feed)
-    assert session.run(losses.d_penalty, feed) < 0.1 * first
+    assert session.run(batch.d_penalty, feed) < 0.1 * first
     assert plain.d_penalty.op.type == 'Const'
 
 
 def test_scores_are_probabilities_of_being_real_even_if_the_real_label_is_0(session, rng):
     system = replace(SMALL, real_label=0.0, fake_label=1.0, wanted_label=0.0)
     real, z, learning_rate = inputs = model_inputs()
-    losses = dcgan.model_loss(system, real, z)
+    losses = dcgan.model_loss(system, real, z).losses
     learn = dcgan.minimize(system, losses.d_loss, learning_rate, tf.trainable_variables('discriminator/'))
     initialize(session)
-    feed = batch(rng, inputs)
+    feed = feed_of(rng, inputs)
     for _ in range(50):
         session.run(learn, feed)
     d_real, d_fake = session.run([losses.d_real, losses.d_fake], feed)
@@ -361,11 +337,11 @@ def test_noise_moves_labels_towards_the_opposite_one_by_at_most_its_amount(sessi
 
 def test_only_the_labels_of_the_discriminator_have_noise(session, rng):
     real, z, _ = inputs = model_inputs()
-    exact = dcgan.model_loss(SMALL, real, z)
+    exact = dcgan.model_loss(SMALL, real, z).losses
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-        noisy = dcgan.model_loss(replace(SMALL, label_noise=0.5), real, z)
+        noisy = dcgan.model_loss(replace(SMALL, label_noise=0.5), real, z).losses
     initialize(session)
-    exact, noisy = session.run([exact, noisy], batch(rng, inputs))
+    exact, noisy = session.run([exact, noisy], feed_of(rng, inputs))
     np.testing.assert_allclose(noisy.g_loss, exact.g_loss, rtol=1e-5)
     np.testing.assert_allclose(noisy.d_real, exact.d_real, rtol=1e-5)
     assert abs(noisy.d_loss - exact.d_loss) > 1e-3
@@ -388,10 +364,10 @@ def test_only_real_images_are_mirrored(session, rng):
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
         flipped = dcgan.model_loss(replace(SMALL, flip=1.0), real, z)
     initialize(session)
-    feed = batch(rng, inputs)
-    mirrored = session.run(flipped, feed | {real: feed[real][:, :, ::-1]})
-    for value, expected in zip(mirrored, session.run(plain, feed), strict=True):
-        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+    feed = feed_of(rng, inputs)
+    results = session.run(flipped, feed | {real: feed[real][:, :, ::-1]}), session.run(plain, feed)
+    for mirrored, expected in zip(*((*result.losses, result.real, result.fake) for result in results), strict=True):
+        np.testing.assert_allclose(mirrored, expected, rtol=1e-4, atol=1e-5)
 
 
 # --- optimisers
@@ -466,9 +442,9 @@ def by_name(variables):
 
 @pytest.mark.parametrize('update_order', UPDATE_ORDERS)
 def test_the_generator_is_updated_against_the_discriminator_of_its_update_order(session, rng, update_order):
-    losses, train_opt, feed = build(rng, replace(SMALL, update_order=update_order))
+    batch, train_opt, feed = build(rng, replace(SMALL, update_order=update_order))
     g, d = (by_name(tf.trainable_variables(scope)) for scope in ('generator/', 'discriminator/'))
-    gradients = tf.gradients(losses.g_loss, list(g.values()))
+    gradients = tf.gradients(batch.losses.g_loss, list(g.values()))
     initialize(session)
     g_before, d_before = session.run([g, d])
     session.run(train_opt, feed)
@@ -491,17 +467,45 @@ def test_a_step_with_learning_rate_0_changes_no_weight(session, rng):
     train_opt = dcgan.model_opt(SMALL, dcgan.model_loss(SMALL, real, z), learning_rate)
     initialize(session)
     before = session.run(tf.trainable_variables())
-    session.run(train_opt, batch(rng, inputs, learning_rate=0.0))
+    session.run(train_opt, feed_of(rng, inputs, learning_rate=0.0))
     for old, new in zip(before, session.run(tf.trainable_variables()), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize('name', dcgan.Losses._fields)
+def test_fetching_any_one_of_the_losses_makes_the_step(session, rng, name):
+    inputs, step = model_inputs(), tf.train.get_or_create_global_step()
+    ema = tf.train.ExponentialMovingAverage(0.5, step)
+    losses = dcgan.training_step(SMALL, *inputs, ema)
+    variables = tf.trainable_variables()
+    averages = [ema.average(variable) for variable in tf.trainable_variables('generator/')]
+    initialize(session)
+    before = session.run([variables, averages])
+    session.run(getattr(losses, name), feed_of(rng, inputs))
+    after = session.run([variables, averages])
+    assert session.run(step) == 1
+    for old, new in zip(sum(before, []), sum(after, []), strict=True):
+        assert (old != new).any()
+
+
+def test_the_losses_of_a_step_are_those_before_its_update(session, rng):
+    inputs = model_inputs()
+    losses = dcgan.training_step(SMALL, *inputs)
+    with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+        plain = dcgan.model_loss(SMALL, *inputs[:2]).losses
+    initialize(session)
+    feed = feed_of(rng, inputs)
+    expected = session.run(plain, feed)
+    for value, before, after in zip(session.run(losses, feed), expected, session.run(plain, feed), strict=True):
+        np.testing.assert_allclose(value, before, rtol=1e-5)
+        assert np.abs(after - before).max() > 1e-3
 
 
 def step_of_oreilly(system, batch_size=4):
     """Variables by name, losses and mean scores after one step from the same weights on the same batch."""
     with tf.Graph().as_default(), open_session() as session:
         real, z, learning_rate = dcgan.model_inputs(28, 28, 3, system.latent_size)
-        losses = dcgan.model_loss(system, real, z)
-        train_opt = dcgan.model_opt(system, losses, learning_rate)
+        losses = dcgan.training_step(system, real, z, learning_rate)
         rng = np.random.default_rng(0)
         feed = {
             real: rng.uniform(-0.5, 0.5, (batch_size, 28, 28, 3)),
@@ -512,7 +516,7 @@ def step_of_oreilly(system, batch_size=4):
         for variable in tf.trainable_variables():
             start = 1 if 'gamma' in variable.op.name else 0
             variable.load(start + 0.02 * rng.standard_normal(variable.shape), session)
-        _, *outcome = session.run([train_opt, *losses[:4]], feed)
+        outcome = session.run(losses, feed)
         return session.run(by_name(tf.global_variables())), [np.mean(value) for value in outcome]
 
 
@@ -537,7 +541,8 @@ def test_a_step_with_fast_convolutions_is_that_with_those_of_tensorflow(monkeypa
 
 
 def test_bfloat16_is_for_layers_and_not_for_weights_statistics_losses_and_optimisers(rng):
-    (*losses, _), train_opt, _ = build(rng, replace(SMALL, precision='bf16'))  # but for the condition: there is none
+    batch, train_opt, _ = build(rng, replace(SMALL, precision='bf16'))
+    losses = *batch.losses, batch.d_penalty, batch.real, batch.fake
     store_statistics = dcgan.store_statistics(replace(SMALL, precision='bf16'), tf.zeros([8, 6]))
     assert {variable.dtype.base_dtype for variable in tf.global_variables()} == {tf.float32, tf.int64}  # and the step
     assert {loss.dtype for loss in losses} == {tf.float32}

@@ -49,14 +49,14 @@ cli.run(train.main)
 KILLED_BETWEEN_CHECKPOINTS = """
 import os, signal, train
 from common import cli
-from training.log import Recorder
+from training.log import Log
 
 def add_steps(self, step, *args):
     original(self, step, *args)
     if step >= 37:
         os.kill(os.getpid(), signal.SIGKILL)
 
-original, Recorder.add_steps = Recorder.add_steps, add_steps
+original, Log.add_steps = Log.add_steps, add_steps
 cli.run(train.main)
 """
 
@@ -119,10 +119,8 @@ EVERY_COMMAND = """
 import os, pathlib, sys
 import evaluate, generate, train
 from common import cli
-from rundir import run_json
 
 def main():
-    run_json.lock = lambda run_dir: None  # this process trains twice there
     os.chdir(sys.argv[1])
     run, data = pathlib.Path('run').absolute(), pathlib.Path('pictures.zip').absolute()
     new = '--width', '0.0625', '--batch-size', '8', '--data-dir', 'data', '--data'

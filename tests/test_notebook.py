@@ -14,8 +14,14 @@ CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == 'code']
 MAX_BYTES = 1_500_000
 SECTIONS = [
     'Introduction', 'Data', 'Inputs', 'Discriminator', 'Generator', 'Losses', 'Optimisers', 'Training', 'Ten faces',
-    'A walk from face to face', 'Where to go on',
+    'Interpolation', 'Next steps',
 ]  # fmt: skip
+INTERRUPTED = """
+import signal
+shown, show_faces = show_faces, lambda faces: signal.raise_signal(signal.SIGINT)
+{}
+show_faces = shown
+"""
 FEW_STEPS = """
 from sampling import demo
 demo.DEMO_FACES = 50
@@ -51,10 +57,17 @@ def test_the_notebook_runs_and_shows_what_is_stored(tmp_path, monkeypatch):
     notebook = deepcopy(NOTEBOOK)
     (parameters,) = [cell for cell in notebook.cells if 'parameters' in cell.metadata.get('tags', ())]
     parameters.source = FEW_STEPS
+    # The training cell is interrupted after the grid of step 0, and run again.
+    (training,) = [index for index, cell in enumerate(notebook.cells) if 'on_samples=' in cell.source]
+    notebook.cells.insert(training, nbformat.v4.new_code_cell(INTERRUPTED.format(notebook.cells[training].source)))
     NotebookClient(notebook, timeout=300, resources={'metadata': {'path': tmp_path}}).execute()
+    del notebook.cells[training]
     executed = [cell for cell in notebook.cells if cell.cell_type == 'code']
     assert [kinds(cell) for cell in executed] == [kinds(cell) for cell in CODE]
     assert {path.name for path in tmp_path.iterdir()} == {'data', 'runs'}
     pictures = [output for cell in executed for output in cell.outputs if 'image/png' in output.get('data', ())]
-    # real faces, grids of steps 0, 2 and 4, the curves, faces of both generators, a walk
-    assert len(pictures) == 8
+    # real faces, grids of steps 2 and 4, the curves, faces of both generators, a walk
+    assert len(pictures) == 7
+    assert sorted(path.name for path in tmp_path.glob('runs/*/samples/step-*.png')) == [
+        f'step-{step:08}.png' for step in (0, 1, 2, 4)
+    ]

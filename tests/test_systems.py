@@ -10,7 +10,6 @@ from conftest import NARROW, chosen, run_command
 import dcgan
 import train
 from config.settings import flag
-from graph.layers import network
 from graph.replica import Replica
 from graph.session import open_session, tf
 from helper import get_batch
@@ -124,7 +123,7 @@ def test_layers_have_the_published_shapes_and_parameters(name):
             layers, built = getattr(system, scope), []
             for count in range(1, len(layers) + 1):
                 with tf.variable_scope(scope, reuse=tf.AUTO_REUSE):
-                    output = network(system, layers[:count], tf.zeros(inputs[scope]), training=True)
+                    output = dcgan.network(system, layers[:count], tf.zeros(inputs[scope]), training=True)
                 learned = tf.trainable_variables(f'{scope}/layer{count}/')
                 parameters = sum(variable.shape.num_elements() for variable in learned)
                 built.append((tuple(output.shape.as_list()[1:]), parameters))
@@ -160,7 +159,7 @@ def test_the_discriminator_of_each_system_learns_to_tell_a_batch_apart(name):
         tf.set_random_seed(0)
         height, width, channels = system.image_shape
         real, z, learning_rate = dcgan.model_inputs(width, height, channels, system.latent_size)
-        losses = dcgan.model_loss(system, real, z)
+        losses = dcgan.model_loss(system, real, z).losses
         learn = dcgan.minimize(system, losses.d_loss, learning_rate, tf.trainable_variables('discriminator/'))
         feed = {real: images, z: latents, learning_rate: 2e-3}
         session.run(tf.global_variables_initializer())
@@ -177,17 +176,17 @@ def test_the_discriminator_of_each_system_learns_to_tell_a_batch_apart(name):
 def test_a_step_of_each_system_changes_every_weight(name):
     settings, system = narrow(name)
     images, latents = fixed_batch(system)
-    built = train.build_graph(settings, Replica())
-    with built.graph.as_default(), open_session() as session:
-        session.run(built.initializer)
+    model = train.build_graph(settings, Replica())
+    with model.graph.as_default(), open_session() as session:
+        session.run(model.initializer)
         weights = {variable.op.name: variable for variable in tf.trainable_variables()}
         before = session.run(weights)
-        feed = {built.batch: images, built.input_z: latents, built.learning_rate: system.learning_rate, built.count: 1}
-        outcome = session.run(built.losses, feed)
+        feed = {model.batch: images, model.input_z: latents, model.learning_rate: system.learning_rate, model.count: 1}
+        outcome = session.run(model.losses, feed)
         after = session.run(weights)
-        assert session.run(built.step) == 1 and session.run(built.weights_finite)
-        session.run(built.store_statistics, {built.input_z: latents})
-        faces = session.run(built.samples, {built.input_z: latents})
+        assert session.run(model.step) == 1 and session.run(model.weights_finite)
+        session.run(model.store_statistics, {model.input_z: latents})
+        faces = session.run(model.samples, {model.input_z: latents})
     assert all(np.isfinite(value).all() for value in outcome)
     assert all((after[name] != before[name]).any() for name in weights)
     assert faces.shape == (BATCH_SIZE, *system.image_shape) and np.isfinite(faces).all()

@@ -1,7 +1,6 @@
 """train.py: the graph and the loop, and whole runs as a user starts them."""
 
 import contextlib
-import itertools
 import json
 import math
 import re
@@ -11,9 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,119 +25,64 @@ from conftest import (
     read_log,
     run_command,
 )
-from metrics.images import swd
 from PIL import Image
 
-import graph.steps
 import train
-from common import cli
+from common import cli, files
 from config.settings import parse_arguments, system_of
 from graph.replica import Replica
 from graph.session import open_session, tf
-from helper import Dataset, get_batch
+from helper import Dataset, images_square_grid
+from metrics.swd import swd
 from rundir.checkpoints import best_distance, find, find_best, find_grids, find_later_files
 from rundir.run_json import read_run
 from sampling.generator import PRETRAINED, restored_generator
 from sampling.latents import sample_latents
 from systems import SYSTEMS
+from training import calls
 from training.data import load_dataset
 from training.monitor import Evaluator
-from training.run import LOG_COLUMNS, Run
+from training.run import LOG_COLUMNS, Run, start_run
 
 FACES = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
-
-
-# --- batches
-
-
-def test_a_resumed_run_gets_the_batches_that_the_whole_run_gets():
-    faces = np.arange(18, dtype=np.uint8).reshape(18, 1, 1, 1)
-    run = new_run('--batch-size 4 --seed 7', faces)  # 4 batches an epoch
-
-    def first(step, count, shard=slice(None)):
-        pace = SimpleNamespace(steps=1, max_steps=1)
-        taken = itertools.islice(train.batches(run, step, shard, pace, stored=False), count)
-        return [(images.ravel().tolist(), latents.tolist()) for _, images, latents in taken]
-
-    whole = first(0, 10)
-    assert first(3, 7) == whole[3:] and first(4, 6) == whole[4:]
-    assert whole[0] != whole[4] and whole[0][1] != whole[1][1]
-    # The shards of a batch and of its latents make up the whole.
-    shards = [first(2, 5, slice(start, start + 2)) for start in (0, 2)]
-    joined = [tuple(left + right for left, right in zip(*step, strict=True)) for step in zip(*shards, strict=True)]
-    assert joined == whole[2:7]
-
-
-def test_a_call_gets_the_batches_of_its_steps_until_something_is_due():
-    faces = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1)
-    run = new_run('--batch-size 4 --sample-every 6 --checkpoint-every 100 --steps 15', faces)
-    single, pace = SimpleNamespace(steps=1, max_steps=1), SimpleNamespace(steps=4, max_steps=5)
-    ones = list(itertools.islice(train.batches(run, 0, slice(None), single, stored=False), 15))
-    calls = list(itertools.islice(train.batches(run, 0, slice(None), pace, stored=False), 5))
-    indices = list(itertools.islice(train.batches(run, 0, slice(None), pace, stored=True), 5))
-    assert [count for count, *_ in calls] == [4, 2, 2, 4, 3]  # epochs end after 4, 8 and 12, a grid is due after 6
-    for kind in (1, 2):
-        fed = [each for call in calls for each in np.split(call[kind], call[0])]
-        np.testing.assert_array_equal(fed, [call[kind] for call in ones])
-    run.settings['xla'] = True
-    compiled = list(itertools.islice(train.batches(run, 0, slice(None), pace, stored=False), 5))
-    for (count, images, latents), (_, chosen_faces, _), (_, *whole) in zip(calls, indices, compiled, strict=True):
-        np.testing.assert_array_equal(get_batch(faces, chosen_faces), images)
-        for part, each in zip((images, latents), whole, strict=True):  # always five, for a program of fixed shapes
-            assert len(each) == 20 and not each[4 * count :].any()
-            np.testing.assert_array_equal(each[: 4 * count], part)
-
-
-def test_the_next_batch_is_made_while_the_last_one_is_in_use():
-    made, more = [], threading.Event()
-
-    def items():
-        for item in range(3):
-            made.append(item)
-            more.set()
-            yield item
-        raise OSError('the disk is gone')
-
-    ready = train.prefetch(items())
-    assert next(ready) == 0
-    more.clear()
-    assert made == [0, 1] or (more.wait(60) and made == [0, 1])
-    assert next(ready) == 1 and next(ready) == 2
-    with pytest.raises(OSError, match='the disk is gone'):
-        next(ready)
 
 
 # --- the graph and the loop, in this process
 
 
 def test_the_graph_does_not_grow_with_the_samples(tmp_path):
-    built = train.build_graph(chosen('--width 0.05')[0], Replica())
-    assert built.graph.finalized
-    operations = len(built.graph.get_operations())
+    model = train.build_graph(chosen('--width 0.05')[0], Replica())
+    assert model.graph.finalized
+    operations = len(model.graph.get_operations())
     latents = np.zeros((4, 100), np.float32)
-    with open_session(built.graph) as session:
-        session.run(built.initializer)
+    with open_session(model.graph) as session:
+        session.run(model.initializer)
         for index in range(10):
-            train.show_generator_output(session, built, latents, tmp_path / f'{index}.png')
-    assert len(built.graph.get_operations()) == operations
+            train.show_generator_output(session, model, latents, tmp_path / f'{index}.png')
+    assert len(model.graph.get_operations()) == operations
 
 
-def test_a_run_is_trained_by_a_function(tmp_path, capsys, no_signals):
+def test_a_run_is_trained_by_a_function(tmp_path, capsys):
     settings, _ = chosen('--width 0.05 --batch-size 4 --steps 6 --sample-every 3 --samples 4')
-    run = Run(settings, Dataset(FACES), tmp_path / 'run')
-    assert train.train(run, Replica()) == 6
+    run, shown = Run(settings, Dataset(FACES), tmp_path / 'run'), []
+    handler = signal.getsignal(signal.SIGTERM)
+    assert train.train(run, Replica(), on_samples=shown.append) == 6
+    assert signal.getsignal(signal.SIGTERM) == handler
     assert [int(row['step']) for row in read_log(run.directory)] == [1, 2, 3, 4, 5, 6]
     assert checkpoint_names(run.directory) == ['keep-4', 'step-6']
     assert [path.stem for path in find_grids(run.directory)] == ['step-00000000', 'step-00000003', 'step-00000006']
+    for path, faces in zip(find_grids(run.directory), shown, strict=True):
+        assert faces.shape == (4, 28, 28, 3) and faces.dtype == np.uint8
+        np.testing.assert_array_equal(Image.open(path), images_square_grid(faces))
     assert read_run(run.directory)['settings'] == settings
     assert re.findall(r'step (\d+): discriminator loss', capsys.readouterr().out) == ['3', '6']
 
 
 @pytest.mark.parametrize('xla', ['', ' --xla'])
-def test_steps_in_one_call_are_those_of_one_call_each(tmp_path, monkeypatch, no_signals, xla):
+def test_steps_in_one_call_are_those_of_one_call_each(tmp_path, xla):
     # Everything that draws random numbers, and what is not done in each step.
     flags = '--system sharma --width 0.03 --batch-size 4 --steps 30 --samples 4 --sample-every 13 --label-noise 0.1'
-    flags += ' --augment color-translation-cutout --flip 0.5 --instance-noise 0.1 --spectral-norm'
+    flags += ' --augment color-translation-cutout --flip 0.5 --instance-noise 0.1'
     flags += f' --r1 1 --r1-every 4{xla}'
     ends = []
     for directory, steps_per_call in (('one', 1), ('many', 20)):
@@ -154,44 +95,18 @@ def test_steps_in_one_call_are_those_of_one_call_each(tmp_path, monkeypatch, no_
     assert len(ends[0][0]) == 31
 
 
-def test_a_data_set_on_the_device_gives_the_same_run(tmp_path, monkeypatch, no_signals):
+def test_a_data_set_on_the_device_gives_the_same_run(tmp_path, monkeypatch):
     flags = '--width 0.05 --batch-size 4 --steps 20 --samples 4 --sample-every 7 --steps-per-call 10 --no-xla'
     logs = []
     for memory in (0, 1 << 30):
-        monkeypatch.setattr(train, 'gpu_memory', lambda memory=memory: memory)
+        monkeypatch.setattr(calls, 'gpu_memory', lambda memory=memory: memory)
         run = new_run(flags, FACES, tmp_path / str(memory))
         train.train(run, Replica())
         logs.append(log(run.directory))
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize('fails', [False, True])
-def test_on_a_gpu_the_faster_of_compiled_and_not_is_chosen_and_kept(tmp_path, monkeypatch, capsys, no_signals, fails):
-    def repeat(self, step, inputs, size, count, xla):
-        results = graph.steps.repeat(step, inputs, size if xla else count, count)
-        if xla and fails:
-            before = tf.debugging.Assert(False, ['no libdevice'])
-        else:  # the slower is the one that is not compiled
-            before = tf.py_func(lambda: time.sleep(0 if xla or fails else 0.3), [], [])
-        with tf.control_dependencies([before]):
-            return [tf.identity(result) for result in results]
-
-    monkeypatch.setattr(train, 'gpu_memory', lambda: 1 << 30)
-    flags = '--width 0.05 --batch-size 4 --steps 6 --samples 4'
-    with monkeypatch.context() as context:
-        context.setattr(Replica, 'repeat', repeat)
-        run = new_run(f'{flags} --steps-per-call 3', FACES, tmp_path / 'run')
-        assert train.train(run, Replica()) == 6
-    assert read_run(run.directory)['settings']['xla'] is not fails
-    line = capsys.readouterr().out.splitlines()[0]
-    assert ('inf with, so the run is not compiled' if fails else 'so the run is compiled') in line
-    # Nothing was trained by measuring.
-    plain = new_run(f'{flags} --no-xla', FACES, tmp_path / 'plain')
-    train.train(plain, Replica())
-    assert log(run.directory) == log(plain.directory)
-
-
-def test_determinism_is_enabled_before_anything_is_computed(tmp_path, monkeypatch, no_signals):
+def test_determinism_is_enabled_before_anything_is_computed(tmp_path, monkeypatch):
     class EnabledError(Exception):
         pass
 
@@ -204,7 +119,7 @@ def test_determinism_is_enabled_before_anything_is_computed(tmp_path, monkeypatc
     assert not (tmp_path / 'run').exists()
 
 
-def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tmp_path, no_signals):
+def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tmp_path):
     losses = []
     for directory, seed in (('a', 3), ('b', 3), ('c', 4)):
         flags = f'--width 0.05 --batch-size 4 --steps 3 --samples 4 --seed {seed}'
@@ -217,20 +132,11 @@ def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tmp_path, no_sign
 def test_a_request_to_stop_saves_and_ends(tmp_path, monkeypatch):
     stop = threading.Event()
     stop.set()
-    monkeypatch.setattr(cli, 'stop_on_signals', lambda: stop)
+    monkeypatch.setattr(cli, 'stop_on_signals', lambda: contextlib.nullcontext(stop))
     run = new_run('--width 0.05 --batch-size 4 --steps 6 --samples 4', FACES, tmp_path / 'run')
     assert train.train(run, Replica()) == 1
     assert checkpoint_names(run.directory) == ['step-1']
     assert [path.stem for path in find_grids(run.directory)] == ['step-00000000', 'step-00000001']
-
-
-def test_weights_that_are_not_finite_are_never_saved(tmp_path, no_signals, monkeypatch):
-    # The losses of the last step are still finite: only its update breaks the weights.
-    run = new_run('--width 0.05 --batch-size 4 --steps 1 --samples 4', FACES, tmp_path / 'run')
-    monkeypatch.setitem(vars(run), 'system', replace(run.system, learning_rate=math.nan))
-    with pytest.raises(cli.UserError, match='not finite at step 1'):
-        train.train(run, Replica())
-    assert checkpoint_names(run.directory) == [] and read_log(run.directory) == []
 
 
 @pytest.mark.parametrize(
@@ -238,13 +144,41 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, no_signals, monke
 )
 def test_the_command_that_comes_next_can_be_pasted_into_a_shell(tmp_path, monkeypatch, capsys, steps, command):
     run = new_run('--batch-size 4 --steps 6', FACES, tmp_path / "an artist's run")
-    monkeypatch.setattr(train, 'start_run', lambda *_: run)
     monkeypatch.setattr(train, 'train', lambda *_: steps)
     monkeypatch.setattr(train, 'training_gif', lambda directory: directory)
     with pytest.raises(SystemExit) if steps < 6 else contextlib.nullcontext():
-        train.run_training(parse_arguments([]), Replica())
+        train.run_training(run, Replica())
     (line,) = [line for line in capsys.readouterr().out.splitlines() if command in line]
     assert shlex.split(line[line.index(command) :]) == [*command.split(), str(run.directory)]
+
+
+def test_a_run_that_was_interrupted_is_resumed_in_the_same_process(tmp_path, pictures):
+    flags = [*NARROW, '--data', pictures, '--data-dir', tmp_path, '--batch-size', 8, '--steps', 6, '--sample-every', 2]
+    shown = []
+
+    def train_once(name, interrupt_after=None):
+        """Start or resume a run as the notebook does. interrupt_after: the number of grids before a SIGINT."""
+        run_dir = tmp_path / name
+        resume = ['--resume'] if files.has_files(run_dir) else []
+
+        def show(faces):
+            shown.append(faces)
+            if len(shown) == interrupt_after:
+                signal.raise_signal(signal.SIGINT)
+
+        arguments = [str(flag) for flag in [*flags, '--run-dir', run_dir, *resume]]
+        with start_run(parse_arguments(arguments), Replica()) as run:
+            return train.train(run, Replica(), on_samples=show)
+
+    handler = signal.getsignal(signal.SIGINT)
+    assert train_once('run', interrupt_after=2) == 3  # the step after the grids of steps 0 and 2
+    assert signal.getsignal(signal.SIGINT) == handler
+    assert train_once('run') == 6 and len(shown) == 5  # after steps 3, when it was stopped, 4 and 6
+    assert train_once('whole') == 6
+    resumed, whole = (np.float64([row[:6] for row in log(tmp_path / name)[1:]]) for name in ('run', 'whole'))
+    np.testing.assert_allclose(resumed, whole, rtol=1e-3)
+    with pytest.raises(cli.UserError, match='step-6 is at the last step, 6: raise --epochs or --steps to continue'):
+        train_once('run')
 
 
 # --- what a run leaves
@@ -328,7 +262,7 @@ def test_the_checkpoint_with_the_smallest_distance_is_kept_and_drawn_from(tmp_pa
     forged = (run_dir / 'log.csv').read_text().replace(f'{distances[best]:.6g}\n', '0.001\n')
     (run_dir / 'log.csv').write_text(forged)
     result = run_command('train.py', '--run-dir', 'run', '--resume', '--steps', 12, cwd=tmp_path)
-    assert result.returncode == 0 and 'the best before 0.00' in result.stdout
+    assert result.returncode == 0 and 'best so far 0.00' in result.stdout
     assert [name for name in checkpoint_names(run_dir) if name.startswith('best-')] == [f'best-{best}']
     assert find_best(run_dir).step == best and best_distance(run_dir) == 0.001
     for path in find_later_files(run_dir, best - 1):
@@ -485,10 +419,7 @@ def test_a_run_begins_with_the_weights_of_another_and_needs_it_no_more(copy, pic
         'train.py', *flags[:-1], '--init-from', other, '--freeze-discriminator', 1, '--steps', 1, cwd=tmp_path
     )
     assert result.returncode == 0 and result.stderr == '', result.stderr
-    assert (
-        f'Initial weights from {find(other)[1].prefix}: generator copied; discriminator copied\n'
-        in result.stdout
-    )
+    assert f'Initial weights from {find(other)[1].prefix}: generator copied; discriminator copied\n' in result.stdout
     shutil.rmtree(other)
     result = run_command('train.py', *flags, '--steps', 2, cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == '', result.stderr

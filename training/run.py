@@ -148,16 +148,23 @@ def write_log(path: Path, rows: list[list[str]]) -> None:
         csv.writer(file, lineterminator='\n').writerows([LOG_COLUMNS, *rows])
 
 
-def start_run(args: Namespace, replica: Replica) -> Run:
-    """The run described by the flags, new or resumed; on the other replicas, the chief's run.
+@contextlib.contextmanager
+def start_run(args: Namespace, replica: Replica) -> Iterator[Run]:
+    """Yield the run described by the flags, new or resumed; on the other replicas, the chief's run.
 
-    The chief locks the run directory. Raises UserError.
+    The chief keeps the run directory locked meanwhile. Raises UserError.
     """
+    with contextlib.ExitStack() as stack:
+        yield open_run(args, replica, stack)
+
+
+def open_run(args: Namespace, replica: Replica, stack: contextlib.ExitStack) -> Run:
+    """The run of `start_run`. The chief locks the run directory until `stack` is closed."""
     # The chief reads the flags and run.json. The other replicas get its settings, but may have the data elsewhere.
     settings, saved = choose_run(args, replica.count > 1) if replica.is_chief else ({}, {})
     checkpoint = None
     if saved:
-        run_json.lock(args.run_dir)
+        run_json.lock(args.run_dir, stack)
         checkpoint = checkpoints.find_to_resume(args.run_dir, args.resume)
     settings = replica.broadcast(settings)
     if not replica.is_chief:
@@ -180,7 +187,7 @@ def start_run(args: Namespace, replica: Replica) -> Run:
     if replica.is_chief and saved:
         run.directory = args.run_dir
     elif replica.is_chief:
-        run.directory = make_run_directory(args.run_dir, settings['system'])
+        run.directory = make_run_directory(args.run_dir, settings['system'], stack)
     return run
 
 
@@ -225,11 +232,14 @@ def prepare_data(args: Namespace) -> None:
         load_dataset(settings, args.sources)
 
 
-def make_run_directory(chosen: Path | None, system: str) -> Path:
-    """Make and lock a new run directory: `chosen`, or runs/SYSTEM-DATE-TIME. Raises UserError."""
+def make_run_directory(chosen: Path | None, system: str, stack: contextlib.ExitStack) -> Path:
+    """Make a new run directory, `chosen` or runs/SYSTEM-DATE-TIME, and lock it until `stack` is closed.
+
+    Raises UserError.
+    """
     run_dir = chosen or files.make_unused(RUNS / f'{system}-{datetime.datetime.now():%Y%m%d-%H%M%S}')
     run_dir.mkdir(parents=True, exist_ok=True)
-    run_json.lock(run_dir)
+    run_json.lock(run_dir, stack)
     if files.has_files(run_dir):
         raise cli.UserError(f'{run_dir} is no longer empty: another process started a run there')
     return run_dir

@@ -208,10 +208,10 @@ STOP = (
     'import os, signal\n'
     'from common import cli\n'
     'signal.signal(signal.SIG{0}, signal.{1})\n'  # whatever the tests were started with
-    'stop = cli.stop_on_signals()\n'
-    'os.kill(os.getpid(), signal.SIG{0})\n'
-    'print(stop.is_set(), flush=True)\n'
-    'os.kill(os.getpid(), signal.SIG{0})\n'
+    'with cli.stop_on_signals() as stop:\n'
+    '    os.kill(os.getpid(), signal.SIG{0})\n'
+    '    print(stop.is_set(), flush=True)\n'
+    '    os.kill(os.getpid(), signal.SIG{0})\n'
     'print("still here")\n'
 )
 
@@ -225,6 +225,19 @@ def test_the_first_signal_asks_to_stop_and_the_second_ends_the_program(name):
 def test_a_signal_that_is_ignored_stays_ignored():
     result = run_code(STOP.format('HUP', 'SIG_IGN'))
     assert result.stdout == 'False\nstill here\n' and result.returncode == 0
+
+
+def test_signals_are_handled_as_before_afterwards():
+    number = signal.SIGTERM
+    before = signal.getsignal(number)
+    for ends in ('by itself', 'by a signal'):
+        with pytest.raises(KeyError), cli.stop_on_signals() as stop:
+            assert signal.getsignal(number) != before
+            if ends == 'by a signal':
+                signal.raise_signal(number)
+            assert stop.is_set() == (ends == 'by a signal')
+            raise KeyError
+        assert signal.getsignal(number) == before
 
 
 # --- progress bars

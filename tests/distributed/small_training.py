@@ -44,8 +44,7 @@ def build(replica, args):
     return images, train_opt, replica.gather(losses), mean, variance
 
 
-def train(args, replica):
-    stop = cli.stop_on_signals()
+def train(args, replica, stop):
     settings = replica.broadcast({'seed': args.seed, 'chief': replica.index})
     rng = np.random.default_rng(settings['seed'])
     shard = replica.shard(BATCH_SIZE)
@@ -111,8 +110,8 @@ def main():
         shard_size(BATCH_SIZE, args.workers)
         launch(args.workers, args.worker_timeout, lambda: None)
         return
-    with from_environment(args.worker_timeout) as replica:
-        train(args, replica)
+    with from_environment(args.worker_timeout) as replica, cli.stop_on_signals() as stop:
+        train(args, replica, stop)
 
 
 if __name__ == '__main__':

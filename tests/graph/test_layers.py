@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dcgan import network
 from graph import layers
 from graph.session import tf
 from systems import SYSTEMS, Layer
@@ -81,6 +82,23 @@ def test_batch_norm_in_sampling_uses_the_stored_statistics(rng, session):
     np.testing.assert_allclose(session.run(y), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('dtype, tolerance', [('float32', 1e-4), ('bfloat16', 0.05)])
+def test_ghost_batch_norm_normalises_each_group_of_images(rng, session, dtype, tolerance):
+    x = rng.standard_normal((6, 3, 3, 2), np.float32) * 3 + np.arange(6).reshape(6, 1, 1, 1)
+    images = tf.placeholder(tf.float32, [None, 3, 3, 2])
+    y = layers.batch_norm(tf.cast(images, dtype), training=True, ghost_size=2)
+    gamma, beta = np.float32([2, 3]), np.float32([4, 5])
+    for variable, value in zip(tf.trainable_variables(), (gamma, beta), strict=True):
+        variable.load(value, session)
+    expected = []
+    for group in np.split(x, 3):
+        mean, variance = group.mean(axis=(0, 1, 2)), group.var(axis=(0, 1, 2))
+        expected.append((group - mean) / np.sqrt(variance + 1e-3) * gamma + beta)
+    assert y.dtype == dtype
+    result = session.run(tf.cast(y, tf.float32), {images: x})
+    np.testing.assert_allclose(result, np.concatenate(expected), rtol=tolerance, atol=tolerance)
+
+
 # --- dropout
 
 
@@ -122,7 +140,7 @@ def test_dropout_depends_on_the_operation_and_the_step(dropped):
 @pytest.mark.parametrize('stddev', [0, 0.02])
 def test_initial_weights_are_normal_or_glorot_uniform(evaluate, layer, side, fans, stddev):
     system = replace(OREILLY, weight_stddev=stddev)
-    layers.network(system, (layer,), tf.zeros([1, side, side, 5]), training=True)
+    network(system, (layer,), tf.zeros([1, side, side, 5]), training=True)
     (kernel,) = evaluate(*tf.global_variables('layer1/.*kernel'))
     if stddev:
         np.testing.assert_allclose([kernel.mean(), kernel.std()], [0, 0.02], atol=0.0015)
@@ -135,7 +153,7 @@ def test_initial_weights_are_normal_or_glorot_uniform(evaluate, layer, side, fan
 
 def test_each_layer_has_a_scope_and_either_batch_norm_or_a_bias():
     stack = Layer('dense', (2, 2, 4), batch_norm=True), Layer('conv2d_transpose', 3), Layer('conv2d', 2)
-    layers.network(OREILLY, stack, tf.zeros([2, 5]), training=False)
+    network(OREILLY, stack, tf.zeros([2, 5]), training=False)
     assert {variable.op.name: variable.shape.as_list() for variable in tf.global_variables()} == {
         'layer1/dense/kernel': [5, 16],
         'layer1/batch_norm/gamma': [4],

@@ -29,8 +29,6 @@ def test_the_current_replica_is_that_of_the_innermost_scope():
             assert current_replica() is inner
             raise KeyError
         assert current_replica() is outer
-        with tf.Graph().as_default():  # each graph has replicas of its own
-            assert current_replica() is not outer
     assert current_replica() is not outer
 
 

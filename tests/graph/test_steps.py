@@ -22,7 +22,8 @@ def test_steps_are_made_one_after_the_other_as_many_as_asked_for(session, rng, x
         with tf.control_dependencies([changed]):
             return [before, variable.read_value(), batch[:, :1], -batch[:, :1]]
 
-    steps = Replica().repeat(step, [fed], 4, placeholder, xla)
+    shapes = [[], [], [None, 1], [None, 1]]
+    steps = Replica().repeat(step, [fed], shapes, 4, placeholder, xla)
     session.run(variable.initializer)
     before, after, scores, negative = session.run(steps, {placeholder: count, fed: x if xla else x[: 5 * count]})
     expected = [1.0]

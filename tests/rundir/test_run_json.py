@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import subprocess
@@ -75,22 +76,28 @@ def test_a_run_in_a_newer_format_is_refused_in_one_line(copy, tmp_path, script):
 
 def test_a_run_directory_is_in_use_until_its_process_dies(tmp_path):
     code = (
-        'import pathlib, sys, time\n'
+        'import contextlib, pathlib, sys, time\n'
         'from rundir import run_json\n'
-        'run_json.lock(pathlib.Path(sys.argv[1]))\n'
+        'run_json.lock(pathlib.Path(sys.argv[1]), contextlib.ExitStack())\n'
         'print(flush=True)\n'
         'time.sleep(600)\n'
     )
     command = [sys.executable, '-c', code, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        with pytest.raises(cli.UserError, match=f'{tmp_path} is in use'):
-            run_json.lock(tmp_path)
+        with pytest.raises(cli.UserError, match=f'{tmp_path} is in use'), contextlib.ExitStack() as stack:
+            run_json.lock(tmp_path, stack)
         process.kill()
-    run_json.lock(tmp_path)
+    with contextlib.ExitStack() as stack:
+        run_json.lock(tmp_path, stack)
+        with pytest.raises(cli.UserError, match=f'{tmp_path} is in use'):
+            run_json.lock(tmp_path, stack)
+    with contextlib.ExitStack() as stack:
+        run_json.lock(tmp_path, stack)
 
 
 def test_without_locks_a_directory_is_used_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(run_json.files, 'fcntl', None)
-    run_json.lock(tmp_path)
-    run_json.lock(tmp_path)
+    with contextlib.ExitStack() as stack:
+        run_json.lock(tmp_path, stack)
+        run_json.lock(tmp_path, stack)

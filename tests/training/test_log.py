@@ -6,9 +6,10 @@ import pytest
 from conftest import log, new_run, read_events, read_log
 from PIL import Image
 
+from dcgan import Losses
 from graph.session import tf
 from training.curves import MAX_POINTS
-from training.log import Histogram, Recorder, summary
+from training.log import Log, summary
 from training.run import LOG_COLUMNS
 
 RNG = np.random.default_rng(0)
@@ -40,19 +41,19 @@ def scores(*values):
     return np.array(values, np.float32).reshape(1, -1, 1)
 
 
-def add_step(recorder, step, losses, *args):
+def add_step(logger, step, losses, *args):
     """Add one step, with two losses and `scores`."""
     d_loss, g_loss, *of_images = losses
-    recorder.add_steps(step, [np.float32([d_loss]), np.float32([g_loss]), *of_images], *args)
+    logger.add_steps(step, Losses(np.float32([d_loss]), np.float32([g_loss]), *of_images), *args)
 
 
 # --- one step after the other
 
 
 def test_a_step_is_logged_at_once_with_six_digits(run, tmp_path):
-    with Recorder(run, 0) as recorder:
-        add_step(recorder, 1, (1.23456789, 0.5, scores(0.25, 0.75), scores(0.125)), 90.0, None)
-        add_step(recorder, 5, (1e-9, 0.5, scores(1, 0), scores(1)), 90.123456789, 12.3456789)
+    with Log(run, 0) as logger:
+        add_step(logger, 1, (1.23456789, 0.5, scores(0.25, 0.75), scores(0.125)), 90.0, None)
+        add_step(logger, 5, (1e-9, 0.5, scores(1, 0), scores(1)), 90.123456789, 12.3456789)
         assert [list(row.values()) for row in read_log(tmp_path)] == [
             ['1', '1', '1.23457', '0.5', '0.5', '0.125', '90', ''],
             ['5', '2', '1e-09', '0.5', '0.5', '1', '90.1235', '12.3457'],
@@ -63,14 +64,14 @@ def test_a_step_is_logged_at_once_with_six_digits(run, tmp_path):
 def test_the_steps_of_a_call_are_logged_as_if_one_by_one(run, tmp_path):
     d_loss, g_loss, d_real, d_fake = RNG.uniform(0, 1, (4, 3)).astype(np.float32)
     d_real, d_fake = (np.stack([each, each / 2], axis=1)[..., np.newaxis] for each in (d_real, d_fake))
-    with Recorder(run, 0) as together:
-        together.add_steps(7, [d_loss, g_loss, d_real, d_fake], 90.0, 2.5)
+    with Log(run, 0) as together:
+        together.add_steps(7, Losses(d_loss, g_loss, d_real, d_fake), 90.0, 2.5)
         together.print_losses(7, FACES[:4])
     whole, events = log(tmp_path), values_by_tag(read_events(tmp_path))
     for path in tmp_path.glob('events.*'):
         path.unlink()
     run.open_directory()
-    with Recorder(run, 0) as one_by_one:
+    with Log(run, 0) as one_by_one:
         for n in range(3):
             losses = d_loss[n], g_loss[n], d_real[n : n + 1], d_fake[n : n + 1]
             add_step(one_by_one, 5 + n, losses, 90.0, 2.5 if n == 2 else None)
@@ -81,12 +82,12 @@ def test_the_steps_of_a_call_are_logged_as_if_one_by_one(run, tmp_path):
 
 
 def test_a_grid_is_recorded_with_the_means_since_the_last_one(run, tmp_path, capsys):
-    with Recorder(run, 0) as recorder:
-        add_step(recorder, 1, (1.0, 0.5, scores(0.2, 0.4), scores(0.1, 0.1)), 30.0, None)
-        add_step(recorder, 2, (2.0, 1.5, scores(0.6, 0.8), scores(0.3, 0.3)), 60.0, None)
-        assert recorder.print_losses(2, FACES[:4]) == 1.5
-        add_step(recorder, 3, (7.0, 9.0, scores(0.5, 0.5), scores(0.5, 0.5)), 10.0, None)
-        assert recorder.print_losses(3, FACES[:4]) == 7
+    with Log(run, 0) as logger:
+        add_step(logger, 1, (1.0, 0.5, scores(0.2, 0.4), scores(0.1, 0.1)), 30.0, None)
+        add_step(logger, 2, (2.0, 1.5, scores(0.6, 0.8), scores(0.3, 0.3)), 60.0, None)
+        assert logger.print_losses(2, FACES[:4]) == 1.5
+        add_step(logger, 3, (7.0, 9.0, scores(0.5, 0.5), scores(0.5, 0.5)), 10.0, None)
+        assert logger.print_losses(3, FACES[:4]) == 7
     line, _ = capsys.readouterr().out.splitlines()
     assert line == (
         'Epoch 1/2, step 2: discriminator loss 1.5000, generator loss 1.0000, D(x) 0.500, D(G(z)) 0.200, '
@@ -94,34 +95,35 @@ def test_a_grid_is_recorded_with_the_means_since_the_last_one(run, tmp_path, cap
     )
     values = values_by_tag(read_events(tmp_path))
     assert [(step, value.simple_value) for step, value in values['losses/discriminator']] == [(2, 1.5), (3, 7.0)]
-    assert [(step, value.histo.num) for step, value in values['scores/D(x)']] == [(2, 4), (3, 2)]
+    assert [step for step, _ in values['scores/mean D(x)']] == [2, 3]
+    np.testing.assert_allclose([value.simple_value for _, value in values['scores/mean D(G(z))']], [0.2, 0.5])
     assert image_of(values['faces/generated'][0][1]).shape == (56, 56, 3)
     assert (tmp_path / 'losses.png').exists()
 
 
 def test_a_process_that_goes_on_hides_what_was_recorded_of_later_steps(run, tmp_path):
     for step in (0, 7):
-        Recorder(run, step).__exit__(None, None, None)
+        Log(run, step).__exit__(None, None, None)
     starts = {event.step for event in read_events(tmp_path) if event.session_log.status == tf.SessionLog.START}
     assert starts == {1, 8}
 
 
 def test_a_process_that_goes_on_plots_the_whole_run(run):
-    with Recorder(run, 0) as whole:
+    with Log(run, 0) as whole:
         for step in range(1, 2 * MAX_POINTS + 2):
             add_step(whole, step, (step / 8, 0.5, scores(0.25), scores(0.125)), 90.0, 2.5 if step % 2 else None)
-    with Recorder(run, 2 * MAX_POINTS + 1) as resumed:
+    with Log(run, 2 * MAX_POINTS + 1) as resumed:
         np.testing.assert_allclose(resumed.losses.points, whole.losses.points)
         np.testing.assert_allclose(resumed.distances.points, whole.distances.points)
     assert len(whole.losses.points) == MAX_POINTS and len(whole.distances.points) == MAX_POINTS + 1
 
 
 def test_memory_does_not_grow_between_grids_that_are_far_apart(run):
-    with Recorder(run, 0) as recorder:
+    with Log(run, 0) as logger:
         values = 1.0, 0.5, np.full((1, 64, 1), 0.5), np.full((1, 64, 1), 0.5)
         tracemalloc.start()
         for step in range(1, 2 * MAX_POINTS + 2001):
-            add_step(recorder, step, values, 90.0, None)
+            add_step(logger, step, values, 90.0, None)
             if step == 2 * MAX_POINTS:  # from here on the curves have as many points as they ever have
                 before, _ = tracemalloc.get_traced_memory()
         after, _ = tracemalloc.get_traced_memory()
@@ -130,8 +132,8 @@ def test_memory_does_not_grow_between_grids_that_are_far_apart(run):
 
 
 def test_distances_are_recorded_by_their_level(run, tmp_path):
-    with Recorder(run, 0) as recorder:
-        recorder.add_distances(3, {'28x28': 4.5, '14x14': 2.5})
+    with Log(run, 0) as logger:
+        logger.add_distances(3, {'28x28': 4.5, '14x14': 2.5})
     values = values_by_tag(read_events(tmp_path))
     assert {tag: value.simple_value for tag, [(_, value)] in values.items()} == {
         'quality/SWD x1000, 28x28': 4.5,
@@ -141,7 +143,7 @@ def test_distances_are_recorded_by_their_level(run, tmp_path):
 
 def test_a_disk_that_takes_no_more_is_noticed(run):
     run.directory /= 'missing'
-    with pytest.raises(OSError, match='missing'), Recorder(run, 0):
+    with pytest.raises(OSError, match='missing'), Log(run, 0):
         pass
 
 
@@ -168,12 +170,6 @@ def test_tensorboard_gets_the_graph_the_real_faces_and_each_grid(trained):
     assert [step for step, _ in values['faces/real']] == [0]
     for step, value in values['faces/generated']:
         np.testing.assert_array_equal(image_of(value), Image.open(trained / 'samples' / f'step-{step:08}.png'))
-    assert [(step, value.histo.num) for step, value in values['scores/D(x)']] == [
-        (4, 32),
-        (8, 32),
-        (10, 16),
-    ]  # batches of 8
-    assert [step for step, _ in values['scores/D(G(z))']] == [4, 8, 10]
 
 
 def test_a_run_starts_with_generated_and_real_faces_side_by_side(trained):
@@ -187,18 +183,8 @@ def test_a_run_starts_with_generated_and_real_faces_side_by_side(trained):
 # --- summaries
 
 
-def test_a_summary_holds_scalars_images_and_histograms():
-    picture = Image.fromarray(FACES[0])
-    histogram = Histogram()
-    for values in ([[0.01], [0.99]], [[0.99], [1.0]]):
-        histogram.add(values)
-    values = summary({'loss': 0.5}, {'faces': picture}, {'D(x)': histogram}).value
-    scalar, image, histogram = values
+def test_a_summary_holds_scalars_and_images():
+    scalar, image = summary({'loss': 0.5}, {'faces': Image.fromarray(FACES[0])}).value
     assert (scalar.tag, scalar.simple_value) == ('loss', 0.5)
     assert image.tag == 'faces' and (image_of(image) == FACES[0]).all()
     assert (image.image.width, image.image.height, image.image.colorspace) == (28, 28, 3)
-    histogram = histogram.histo
-    assert (histogram.num, histogram.min, histogram.max) == (4, 0.01, 1.0)
-    np.testing.assert_allclose([histogram.sum, histogram.sum_squares], [2.99, 0.0001 + 2 * 0.9801 + 1])
-    assert len(histogram.bucket) == len(histogram.bucket_limit) == 50 and histogram.bucket_limit[0] == 0.02
-    assert histogram.bucket[0] == 1 and histogram.bucket[49] == 3 and sum(histogram.bucket) == 4

@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -18,13 +19,15 @@ from helper import Dataset
 from rundir.checkpoints import Checkpoint
 from rundir.run_json import read_run
 from training import run as module
-from training.run import LOG_COLUMNS, find_settings, prepare_data, start_run
+from training.run import LOG_COLUMNS, choose_run, prepare_data, start_run
 
 FACES = np.arange(20 * 2 * 2 * 3, dtype=np.uint8).reshape(20, 2, 2, 3)  # 18 to train on
 
 
 def start(*flags, replica=None):
-    return start_run(parse_arguments([str(flag) for flag in flags]), replica or Replica())
+    """The run that flags start, with its directory no longer locked."""
+    with start_run(parse_arguments([str(flag) for flag in flags]), replica or Replica()) as run:
+        return run
 
 
 # --- how long, and when
@@ -73,6 +76,32 @@ def test_the_real_samples_are_faces_of_the_training():
     training = {face.tobytes() for face in FACES[run.dataset.training]}
     assert {face.tobytes() for face in run.real_samples} <= training
     assert len(new_run('--samples 64', FACES).real_samples) == 18
+
+
+# --- batches
+
+
+def first_batches(run, step, count, shard=slice(None)):
+    """The indices and latents of the `count` steps after `step`, as lists."""
+    taken = itertools.islice(run.batches(step, shard), count)
+    return [(indices.tolist(), latents.tolist()) for indices, latents in taken]
+
+
+def test_a_resumed_run_gets_the_batches_that_the_whole_run_gets():
+    run = new_run('--batch-size 4 --seed 7', FACES)  # 4 batches an epoch
+    whole = first_batches(run, 0, 10)
+    for step in range(1, 10):
+        assert first_batches(run, step, 10 - step) == whole[step:]
+    epochs = [sum((indices for indices, _ in whole[start : start + 4]), []) for start in (0, 4)]
+    assert all(len(set(epoch)) == 16 for epoch in epochs) and epochs[0] != epochs[1]
+    assert whole[0][1] != whole[1][1] and np.shape(whole[0][1]) == (4, 100)
+
+
+def test_the_shards_of_a_batch_make_up_the_whole():
+    run = new_run('--batch-size 4', FACES)
+    shards = [first_batches(run, 2, 5, slice(start, start + 2)) for start in (0, 2)]
+    joined = [tuple(left + right for left, right in zip(*step, strict=True)) for step in zip(*shards, strict=True)]
+    assert joined == first_batches(run, 2, 5)
 
 
 # --- the directory
@@ -145,22 +174,22 @@ def test_going_back_twice_loses_nothing(tmp_path):
 
 
 def test_settings_are_those_of_the_run_that_goes_on(copy):
-    settings, saved = find_settings(parse_arguments(['--run-dir', str(copy), '--resume', '--steps', '99']), False)
+    settings, saved = choose_run(parse_arguments(['--run-dir', str(copy), '--resume', '--steps', '99']), False)
     assert saved['settings'] | {'epochs': None, 'steps': 99, 'data_dir': ''} == settings | {'data_dir': ''}
 
 
 def test_a_directory_that_holds_anything_is_not_overwritten(copy):
     with pytest.raises(cli.UserError, match=f'{copy} is not empty: add --resume'):
-        find_settings(parse_arguments(['--run-dir', str(copy)]), several=False)
+        choose_run(parse_arguments(['--run-dir', str(copy)]), several=False)
 
 
 def test_several_workers_may_resume_a_run_that_does_not_exist_yet(tmp_path):
     args = parse_arguments(['--run-dir', str(tmp_path), '--resume'])
-    assert find_settings(args, several=True) == (chosen('--hold-out none')[0], {})
+    assert choose_run(args, several=True) == (chosen('--hold-out none')[0], {})
     with pytest.raises(cli.UserError, match=f'{tmp_path} is not the directory of a training run'):
-        find_settings(args, several=False)
+        choose_run(args, several=False)
     with pytest.raises(cli.UserError, match=f'{tmp_path} is not the directory of a training run'):
-        find_settings(parse_arguments(['--run-dir', str(tmp_path), '--resume', '3']), several=True)
+        choose_run(parse_arguments(['--run-dir', str(tmp_path), '--resume', '3']), several=True)
 
 
 @pytest.mark.parametrize('workers', [1, 2])
@@ -172,25 +201,25 @@ def test_a_directory_that_cannot_be_written_is_an_error_before_data_are_loaded(t
     (tmp_path / 'file').write_text('')
     args = parse_arguments(['--run-dir', str(tmp_path / 'file' / 'run'), '--workers', str(workers)])
     with pytest.raises(OSError, match=f'{tmp_path}/file/run'):
-        prepare_data(args) if workers > 1 else start_run(args, Replica())
+        prepare_data(args) if workers > 1 else start_run(args, Replica()).__enter__()
 
 
 def test_several_workers_make_one_step_a_call(pictures):
     class Several(Replica):
         count = 2
 
-    with pytest.raises(cli.UserError, match='--steps-per-call: several workers make one step a call'):
+    with pytest.raises(cli.UserError, match='--steps-per-call must be 1, or unset, with several workers'):
         start('--data', pictures, '--steps-per-call', 5, replica=Several())
 
 
 def test_sources_are_for_celeb_a_only():
     with pytest.raises(cli.UserError, match='--sources'):
-        find_settings(parse_arguments(['--data', 'pictures.zip', '--sources', 'http://127.0.0.1:1/x']), several=False)
+        choose_run(parse_arguments(['--data', 'pictures.zip', '--sources', 'http://127.0.0.1:1/x']), several=False)
 
 
 def test_images_are_held_out_only_where_something_compares_with_them(pictures):
     def hold_out(*flags):
-        return find_settings(parse_arguments(['--data', str(pictures), *flags]), several=False)[0]['hold_out']
+        return choose_run(parse_arguments(['--data', str(pictures), *flags]), several=False)[0]['hold_out']
 
     assert hold_out() == 'none' and hold_out('--evaluate-every', '5') == 'images'
     assert hold_out('--hold-out', 'images') == 'images'
@@ -215,8 +244,8 @@ def test_people_that_are_not_known_are_not_held_out(pictures, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OSError, match='identity_CelebA.txt is missing, so people cannot be held out'):
         start('--data', pictures, '--batch-size', 8, '--hold-out', 'people')
-    with pytest.raises(cli.UserError, match='nobody is on the demo faces'):
-        find_settings(parse_arguments(['--data', 'demo', '--hold-out', 'people']), several=False)
+    with pytest.raises(cli.UserError, match='the demo faces are synthetic and have no identities'):
+        choose_run(parse_arguments(['--data', 'demo', '--hold-out', 'people']), several=False)
 
 
 def test_data_are_prepared_in_silence(pictures, tmp_path, capsys):
@@ -229,18 +258,28 @@ def test_a_new_run_has_a_directory_of_its_own(pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = start('--data', pictures, '--system', 'sharma', '--batch-size', 8)
     assert re.fullmatch(r'runs/sharma-\d{8}-\d{6}', str(run.directory)) and run.directory.is_dir()
-    assert run.checkpoint is None and len(run.dataset.faces) == 44 and not run.preview
+    assert run.checkpoint is None and len(run.dataset.faces) == 44
 
 
 def test_a_run_goes_on_from_its_newest_checkpoint_or_that_of_a_step(copy):
     run = start('--run-dir', copy, '--resume', 5)
     assert run.directory == copy and run.checkpoint == Checkpoint(5, copy / 'checkpoints' / 'keep-5')
-    with pytest.raises(cli.UserError, match='in use'):  # by this process
-        start('--run-dir', copy, '--resume')
+    assert start('--run-dir', copy, '--resume', '--steps', 11).checkpoint.step == 10
+
+
+@pytest.mark.parametrize('flags', [('--resume', '--steps', 11), ('--batch-size', 8)])
+def test_a_run_directory_is_locked_until_its_run_ends(copy, pictures, tmp_path, flags):
+    new = '--resume' not in flags
+    flags = '--data', pictures, '--data-dir', tmp_path, '--run-dir', tmp_path / 'new' if new else copy, *flags
+    with pytest.raises(KeyError), start_run(parse_arguments([str(flag) for flag in flags]), Replica()):
+        with pytest.raises(cli.UserError, match='is in use: another process trains there'):
+            start(*flags)
+        raise KeyError
+    start(*flags)
 
 
 def test_a_run_that_has_ended_says_so(copy):
-    with pytest.raises(cli.UserError, match='step-10 has made all of 10 steps: to go on, raise --epochs or --steps'):
+    with pytest.raises(cli.UserError, match='step-10 is at the last step, 10: raise --epochs or --steps to continue'):
         start('--run-dir', copy, '--resume')
 
 
@@ -249,7 +288,7 @@ def test_a_run_does_not_go_on_with_other_faces(copy, tmp_path):
     other.mkdir()
     for number in range(40):
         Image.new('RGB', (30, 30), (number, 0, 0)).save(other / f'{number}.png')
-    with pytest.raises(cli.UserError, match=f'{other} does not hold the faces that the run began with'):
+    with pytest.raises(cli.UserError, match=f'{other} is not the data set this run was started with; check --data'):
         start('--run-dir', copy, '--resume', '--data', other, '--epochs', 3)
 
 
@@ -294,14 +333,20 @@ class Second(Replica):
 def test_another_replica_trains_the_run_of_the_chief_on_its_own_data(copy, pictures, tmp_path):
     saved = read_run(copy)
     settings = json.loads(json.dumps(saved['settings'] | {'data': '/on/the/chief', 'data_dir': '/there'}))
-    replica = Second(settings, saved['data_digest'])
+    replica = Second(settings, [saved['data_digest'], 0])
     flags = '--data', pictures, '--data-dir', tmp_path / 'mine', '--run-dir', copy, '--resume'
     run = start(*flags, *NARROW, replica=replica)
     assert run.settings == saved['settings'] | {'data': str(pictures), 'data_dir': str(tmp_path / 'mine')}
     assert run.directory != copy and run.checkpoint is None and replica.values == []
 
 
+def test_replicas_with_different_attributes_do_not_train(copy, pictures, tmp_path):
+    saved = read_run(copy)
+    with pytest.raises(cli.UserError, match="the attributes of .* differ from the chief's; check --attribute-table"):
+        start('--data', pictures, '--data-dir', tmp_path, replica=Second(saved['settings'], [saved['data_digest'], 1]))
+
+
 def test_replicas_with_different_data_do_not_train(copy, pictures, tmp_path):
     settings = read_run(copy)['settings']
-    with pytest.raises(cli.UserError, match='does not hold the faces that the chief has'):
-        start('--data', pictures, '--data-dir', tmp_path, replica=Second(settings, 'another digest'))
+    with pytest.raises(cli.UserError, match="differs from the chief's data set; check --data"):
+        start('--data', pictures, '--data-dir', tmp_path, replica=Second(settings, ['another digest', 0]))
