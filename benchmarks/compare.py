@@ -1,12 +1,13 @@
 """Compare settings by the faces that they give in the same time.
 
-    python benchmarks/compare.py --data PATH --minutes 4 --keep DIR         (three hours on 2 cores; Linux, for /proc)
-    python benchmarks/compare.py --data PATH --minutes 8 --keep DIR '--update-order simultaneous' '--flip 0.5'
-    python benchmarks/compare.py --data PATH --minutes 3 6 12 --base '--precision fp32' '--system recommended'
+    python benchmarks/compare.py --data PATH --minutes 4 --keep DIR --base '--precision fp32' '--flip 0.5' '--ema 0'
+    python benchmarks/compare.py --data PATH --minutes 3 6 12 '--system recommended' '--system recommended --r1 0'
 
-Trains with the base settings and with each of the variants, a string of flags on top of them, and reports how far the
-faces that they draw are from held-out ones (see evaluate.py). Every training has a core to itself and the same
-processor time, so other work on the machine costs it nothing. Trainings that are complete in DIR are not repeated.
+Trains with the base settings, and with each variant: a string of flags of train.py in addition to the base's. Prints a
+table for each time: the steps, and the distances of drawn from held-out faces (see evaluate.py), a value for each seed.
+Each training has a core of its own and the same processor time, so other work on the machine costs it nothing. The
+three times of the second command are of the same trainings. Trainings that are complete in DIR are not repeated. Linux
+only, for /proc.
 """
 
 import argparse
@@ -26,33 +27,14 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-import evaluate  # noqa: E402
-from common import cli  # noqa: E402
-from metrics import features  # noqa: E402
-from metrics.ms_ssim import mean_ms_ssim  # noqa: E402
-from metrics.swd import subset, swd  # noqa: E402
-from rundir.run_json import read_run  # noqa: E402
-from sampling.generator import draw_faces  # noqa: E402
-from training.data import choose_hold_out, load_dataset  # noqa: E402
-
-BASE = '--precision auto'
-VARIANTS = (
-    '--precision fp32',
-    '--ema 0',
-    '--batch-size 32',
-    '--batch-size 64',
-    '--flip 0.5',
-    '--augment translation',
-    '--augment color-translation',
-    '--augment color-translation-cutout',
-    '--update-order simultaneous',
-    '--learning-rate 4e-4',
-    '--learning-rate-ratio 0.5',
-    '--learning-rate-ratio 2',
-    '--real-label 1 --wanted-label 1',
-    '--instance-noise 0.1',
-    '--weight-stddev 0',
-)
+import evaluate
+from common import cli
+from metrics import features
+from metrics.ms_ssim import mean_ms_ssim
+from metrics.swd import subset, swd
+from rundir.run_json import read_run
+from sampling.generator import draw_faces
+from training.data import choose_hold_out, load_dataset
 
 
 def processor_seconds(process) -> float:
@@ -62,15 +44,15 @@ def processor_seconds(process) -> float:
 
 
 def run_dir(args, folder: Path, variant, seed, minutes) -> Path:
-    """The folder of a training, named after everything that it depends on except the data."""
+    """The run directory of a training, named after everything that it depends on except the data."""
     flags = [*shlex.split(args.base), *shlex.split(variant), 'seed', f'{seed}', 'minutes', f'{minutes:g}']
     return folder / '-'.join(flag.removeprefix('--') for flag in flags)
 
 
 class Training:
-    """A training on a core of its own, for the processor times of `args.minutes` one after the other.
+    """A training on one core, for the processor times of `args.minutes`, each with a run directory of its own.
 
-    Each time has its own run directory; all but the first begin with what is in that of the time before.
+    All but the first resume a copy of the run directory of the previous time.
     """
 
     def __init__(self, args, folder: Path, core: int, variant, seed):
@@ -83,24 +65,27 @@ class Training:
 
     def start(self):
         """Start training for the first of the times that are left."""
+        # An incomplete run directory is of no use.
         where, data = self.run_dir(self.minutes[0]), self.args.data
+        shutil.rmtree(where, ignore_errors=True)
+
+        # Start a run, or resume that of the previous time.
         earlier = self.args.minutes[: self.args.minutes.index(self.minutes[0])]
-        shutil.rmtree(where, ignore_errors=True)  # it is not complete
         command = [sys.executable, f'{ROOT / "train.py"}', '--run-dir', f'{where}']
         if earlier:
             shutil.copytree(self.run_dir(earlier[-1]), where, ignore=shutil.ignore_patterns('done'))
             command += ['--resume']
         else:
-            command += ['--data', data, '--data-dir', f'{self.folder / "data"}']
-            command += ['--hold-out', choose_hold_out({'data': data}), '--seed', str(self.seed)]
-            command += [*shlex.split(self.args.base), *shlex.split(self.variant), '--epochs', '1000000']
+            command += ['--data', data, '--data-dir', f'{self.folder / "data"}', '--seed', f'{self.seed}']
+            command += ['--hold-out', choose_hold_out({'data': data}), '--epochs', '1000000']
+            command += [*shlex.split(self.args.base), *shlex.split(self.variant)]
         self.seconds = 60 * (self.minutes[0] - (earlier[-1] if earlier else 0))
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, preexec_fn=functools.partial(os.sched_setaffinity, 0, {self.core})
         )
 
     def is_complete(self) -> bool:
-        """Whether it is complete; go on to the next time, if there is one. Raises SystemExit if it failed."""
+        """Whether all times are complete. Starts the next one when one is. Raises SystemExit if a training failed."""
         early = self.process.poll() is not None
         if not early and processor_seconds(self.process) < self.seconds:
             return False
@@ -132,52 +117,49 @@ def train(args, folder: Path):
             training.process.terminate()
 
 
+def measures(images: np.ndarray, unseen: np.ndarray) -> dict[str, str]:
+    """Each measure of `images`, compared with as many held-out faces `unseen`, as text."""
+    known, unseen_features = features.extract(images)[0], features.extract(unseen)[0]
+    return {
+        **{f'SWD x1000, {level}': f'{distance:.1f}' for level, distance in swd(images, unseen).items()},
+        'Fréchet distance': f'{features.frechet_distance(known, unseen_features):.2f}',
+        'precision, %': f'{100 * features.coverage(known, unseen_features):.0f}',
+        'recall, %': f'{100 * features.coverage(unseen_features, known):.0f}',
+        'MS-SSIM': f'{mean_ms_ssim(images):.3f}',
+    }
+
+
 def report(args, folder: Path):
-    """Print a table for each time of how far the faces that each variant draws are from real ones, seed by seed."""
+    """Print a table for each time, with a row for each variant."""
     dataset = load_dataset(read_run(run_dir(args, folder, '', args.seeds[0], args.minutes[0]))['settings'])
-    faces = dataset.faces
-    unseen = faces[subset(dataset.held_out, evaluate.MAX_FACES)]
-    unseen_features = features.extract(unseen)[0]
-
-    def cells(images):
-        known = features.extract(images)[0]
-        return [
-            *swd(images, unseen).values(),
-            features.frechet_distance(known, unseen_features),
-            100 * features.coverage(known, unseen_features),
-            100 * features.coverage(unseen_features, known),
-            mean_ms_ssim(images),
-        ]
-
-    levels = [f'SWD x1000, {level}' for level in swd(unseen[:1], unseen[:1])]
-    head = ['', 'steps', *levels, 'Fréchet distance', 'precision, %', 'recall, %', 'MS-SSIM']
-    formats = ['{:,}', *['{:.1f}' for _ in levels], '{:.2f}', '{:.0f}', '{:.0f}', '{:.3f}']
-    real = cells(faces[subset(dataset.training, len(unseen))])
+    unseen = dataset.faces[subset(dataset.held_out, evaluate.MAX_FACES)]
+    real = {'steps': ''} | measures(dataset.faces[subset(dataset.training, len(unseen))], unseen)
     for minutes in args.minutes:
-        print(f'\n{minutes:g} minutes of processor time:\n')
-        print('|'.join(['', *head, '']) + '\n|' + ' --- |' * len(head))
-        rows = [('real faces', [(0, *real)])]
+        print(
+            f'\n{minutes:g} minutes of processor time:\n\n| | '
+            + ' | '.join(real)
+            + ' |\n|'
+            + ' --- |' * (len(real) + 1)
+        )
+        print('| real faces | ' + ' | '.join(real.values()) + ' |')
         for variant in ['', *args.variants]:
             seeds = []
             for seed in args.seeds:
                 where = run_dir(args, folder, variant, seed, minutes)
                 steps = (where / 'log.csv').read_text().count('\n') - 1
-                seeds.append((steps, *cells(np.concatenate(list(draw_faces(where, len(unseen), seed=0))))))
-            rows.append((f'`{variant}`' if variant else f'base, `{args.base}`', seeds))
-        for name, seeds in rows:
-            columns = [
-                ', '.join(form.format(value) for value in values)
-                for form, values in zip(formats, zip(*seeds, strict=True), strict=True)
-            ]
-            print(f'| {name} | ' + ' | '.join(columns) + ' |', flush=True)
+                images = np.concatenate(list(draw_faces(where, len(unseen), seed=0)))
+                seeds.append({'steps': f'{steps:,}'} | measures(images, unseen))
+            cells = [', '.join(each[column] for each in seeds) for column in real]
+            name = f'`{variant}`' if variant else f'base, `{args.base}`'
+            print(f'| {name} | ' + ' | '.join(cells) + ' |', flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('variants', nargs='*', default=VARIANTS, help='flags of train.py, in one string each')
-    parser.add_argument('--data', required=True)
+    parser.add_argument('variants', nargs='*', help='flags of train.py, one string for each variant')
+    parser.add_argument('--data', required=True, help='a zip or folder of images')
     parser.add_argument('--minutes', type=float, nargs='+', required=True, help='processor times of each training')
-    parser.add_argument('--base', default=BASE, help=f'flags of train.py for all ({BASE})')
+    parser.add_argument('--base', default='', help='flags of train.py for all trainings')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--cores', type=int, nargs='+', default=sorted(os.sched_getaffinity(0)))
     parser.add_argument('--keep', type=Path, help='keep the run directories in this folder')

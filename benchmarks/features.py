@@ -16,13 +16,13 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from common.cli import progress  # noqa: E402
-from common.files import replacing  # noqa: E402
-from config.settings import choose_settings, parse_arguments  # noqa: E402
-from dataset.labels import read_rows  # noqa: E402
-from graph.session import open_session, tf  # noqa: E402
-from metrics.features import extract, face_features  # noqa: E402
-from training.data import choose_hold_out, load_dataset  # noqa: E402
+from common.cli import progress
+from common.files import replacing
+from config.settings import choose_settings, parse_arguments
+from dataset.labels import read_rows
+from graph.session import open_session, tf
+from metrics.features import extract, face_features
+from training.data import choose_hold_out, load_dataset
 
 BATCH, STATISTICS_BATCH = 64, 2048
 LEARNING_RATE = 2e-3  # at first; it falls linearly to 0
