@@ -1,8 +1,8 @@
 import os
 import pty
 import subprocess
-import sys
 
+import forkserver
 import numpy as np
 import pytest
 from conftest import ROOT, run_command
@@ -118,7 +118,7 @@ def in_terminal(command, cwd, **environment):
     """What a command prints in a terminal, and its exit status."""
     ours, theirs = pty.openpty()
     environment = os.environ | {'TERM': 'xterm', 'COLUMNS': '80', 'LINES': '30'} | environment
-    with subprocess.Popen(command, cwd=cwd, stdout=theirs, stderr=subprocess.PIPE, env=environment) as process:
+    with forkserver.start(command, cwd=cwd, stdout=theirs, stderr=subprocess.PIPE, env=environment) as process:
         os.close(theirs)
         printed = b''
         while True:
@@ -132,8 +132,8 @@ def in_terminal(command, cwd, **environment):
 
 def test_faces_are_shown_in_a_terminal_and_nowhere_else(tmp_path, pictures):
     arguments = ['--data', pictures, '--width', 0.0625, '--batch-size', 8, '--steps', 2, '--preview', '--run-dir']
-    command = [sys.executable, str(ROOT / 'train.py'), *map(str, arguments)]
-    printed, status = in_terminal([*command, 'first'], tmp_path, COLORTERM='truecolor')
+    command = [ROOT / 'train.py', *arguments, 'first']
+    printed, status = in_terminal(command, tmp_path, COLORTERM='truecolor')
     assert status == 0 and 'Real faces:' in printed and 'step 2: ' in printed
     blocks = [line for line in printed.splitlines() if '▀' in line]
     assert len(blocks) == 2 * 20 and all('38;2;' in line for line in blocks)  # twice two rows of 20 pixels
