@@ -60,10 +60,6 @@ def untrained(tmp_path):
 # --- models
 
 
-def test_every_model_has_a_program():
-    assert set(PROGRAMS) == set(MODELS) and {'checkpoint', *MODELS.values()} == set(formats.FORMATS)
-
-
 @pytest.mark.parametrize('heading', MODELS)
 def test_the_documented_program_draws_the_ten_faces(heading, tmp_path):
     skip_without_converter(MODELS[heading])
