@@ -5,11 +5,10 @@ import io
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
+import forkserver
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,10 +34,9 @@ def encode(pixels, image_format='PNG') -> bytes:
     return file.getvalue()
 
 
-def run_command(script, *args, cwd, **kwargs):
-    """Run a command of the project in `cwd`, as a user does."""
-    command = [sys.executable, str(ROOT / script), *map(str, args)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, **kwargs)
+def run_command(script, *args, cwd, **options):
+    """Run a command of the project in `cwd`, as a user does; `options` as those of `forkserver.run`."""
+    return forkserver.run([ROOT / script, *args], cwd=cwd, **options)
 
 
 def assert_one_line(result, *parts):

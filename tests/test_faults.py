@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import forkserver
 import pytest
 from conftest import NARROW, ROOT, assert_one_line, checkpoint_names, cut, flip_bit, log, read_events, run_command
 from hypothesis import HealthCheck, given, settings
@@ -70,9 +71,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path, 
     assert result.returncode == 0, result.stderr
 
     def train_until_killed(code, number, *more):
-        command = [sys.executable, '-c', code, *map(str, flags), '--run-dir', str(killed), *more]
-        environment = os.environ | {'PYTHONPATH': str(ROOT)}
-        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        command = ['-c', code, *flags, '--run-dir', killed, *more]
+        result = forkserver.run(command, cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(ROOT)})
         assert result.returncode == -number, result.stderr
 
     train_until_killed(KILLED_WHILE_SAVING, signal.SIGXFSZ)

@@ -6,7 +6,6 @@ from copy import deepcopy
 import nbformat
 from conftest import ROOT
 from nbclient import NotebookClient
-from test_architecture import product_files
 
 PATH = ROOT / 'dcgan.ipynb'
 NOTEBOOK = nbformat.read(PATH, as_version=4)
@@ -37,13 +36,6 @@ def kinds(cell):
 def test_the_notebook_follows_the_article():
     markdown = '\n'.join(cell.source for cell in NOTEBOOK.cells if cell.cell_type == 'markdown')
     assert re.findall('^## (.*)$', markdown, re.MULTILINE) == SECTIONS
-
-
-def test_the_notebook_implements_nothing_that_the_project_has():
-    definition = re.compile(r'^(?:def|class) (\w+)', re.MULTILINE)
-    ours = {name for path in product_files() for name in definition.findall(path.read_text())}
-    assert {'generator', 'train'} < ours
-    assert ours.isdisjoint(name for cell in CODE for name in definition.findall(cell.source))
 
 
 def test_the_notebook_is_stored_as_it_was_executed_from_top_to_bottom_and_small():

@@ -1,10 +1,8 @@
 """The files in docs/ for clusters' schedulers, without a cluster."""
 
-import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 
 import pytest
@@ -14,7 +12,6 @@ from config.settings import parse_arguments
 from distributed.cluster import from_environment
 
 SLURM = ROOT / 'docs' / 'slurm.sh'
-KUBERNETES = (ROOT / 'docs' / 'kubernetes.yaml').read_text()
 
 # What Slurm has: the names of the nodes, and a program that runs a command once per task.
 SCONTROL = """
@@ -76,32 +73,6 @@ def test_a_slurm_job_that_was_stopped_before_its_end_is_queued_again(slurm, tmp_
     assert not requeued or (tmp_path / 'requeued').read_text() == 'requeue 12345\n'
 
 
-@pytest.mark.skipif(not shutil.which('shellcheck'), reason='shellcheck is not installed')
-def test_shellcheck_finds_nothing():
-    subprocess.run(['shellcheck', SLURM], check=True)
-
-
 def test_the_documented_slurm_command_has_flags_of_train():
     (command,) = re.findall(r'^# +sbatch .*?slurm.sh (.*)$', SLURM.read_text(), re.MULTILINE)
     assert parse_arguments(shlex.split(command)).run_dir
-
-
-def test_the_pods_of_the_kubernetes_job_train_in_the_volume_that_they_share():
-    (arguments,) = re.findall(r'args: \[(.*)\]$', KUBERNETES, re.MULTILINE)
-    command, *flags = (argument.strip('"') for argument in arguments.split(', '))
-    args = parse_arguments(flags)
-    assert command == 'train' and args.resume
-    (mounted,) = re.findall(r'mountPath: (.*)$', KUBERNETES, re.MULTILINE)
-    assert args.run_dir.is_relative_to(mounted) and args.data_dir.is_relative_to(mounted)
-    replicas = sum(map(int, re.findall(r'replicas: (\d+)', KUBERNETES)))
-    assert replicas == 4 and args.batch_size % replicas == 0
-
-
-def test_the_operators_tf_config_names_a_worker(monkeypatch):
-    port = 2222  # TFJob's default
-    cluster = {'chief': [f'faces-chief-0.default.svc:{port}']}
-    cluster['worker'] = [f'faces-worker-{index}.default.svc:{port}' for index in range(3)]
-    config = {'cluster': cluster, 'task': {'type': 'worker', 'index': 2}, 'environment': 'cloud'}
-    monkeypatch.setenv('TF_CONFIG', json.dumps(config))
-    worker = from_environment(timeout=1)
-    assert (worker.index, worker.count, worker.launched) == (3, 4, False)

@@ -8,9 +8,9 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 
+import forkserver
 import numpy as np
 import pytest
 from conftest import (
@@ -212,8 +212,9 @@ def test_the_last_checkpoints_and_one_of_each_kept_epoch_stay(trained):
 
 def test_a_run_reports_its_devices_its_faces_and_its_losses_and_no_warnings(tmp_path, pictures):
     result = run_command(
-        'train.py', *NARROW, '--data', pictures, '--batch-size', 8, '--steps', 2, '--sample-every', 1, cwd=tmp_path
-    )
+        'train.py', *NARROW, '--data', pictures, '--batch-size', 8, '--steps', 2, '--sample-every', 1,
+        cwd=tmp_path, fresh=True,
+    )  # fmt: skip
     assert result.returncode == 0 and result.stderr == ''
     (run_dir,) = (tmp_path / 'runs').iterdir()
     for part in ('Devices: CPU:0', 'Faces: 44', 'step 1: discriminator loss', 'D(G(z))', 'images/s', run_dir.name):
@@ -311,15 +312,9 @@ def test_a_run_without_a_checkpoint_starts_from_the_beginning(copy, tmp_path):
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_saves_and_ends(tmp_path, pictures, number):
-    command = [sys.executable, ROOT / 'train.py', *NARROW, '--data', pictures, '--run-dir', tmp_path / 'run']
+    command = [ROOT / 'train.py', *NARROW, '--data', pictures, '--run-dir', tmp_path / 'run']
     command += ['--epochs', '999999', '--batch-size', '8', '--sample-every', '2']
-    # A process inherits what is ignored, as Ctrl-C is in the background, but not what is handled.
-    before = signal.signal(number, lambda *_: None)
-    try:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    finally:
-        signal.signal(number, before)
-    with process:
+    with forkserver.start(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while 'step 2:' not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(number)

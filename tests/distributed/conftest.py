@@ -4,10 +4,10 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forkserver
 import pytest
 
 SMALL_TRAINING = Path(__file__).parent / 'small_training.py'
@@ -24,10 +24,8 @@ def start(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
                 task = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}}
                 variables['TF_CONFIG'] = json.dumps(task)
             cwd.mkdir(exist_ok=True)
-            process = subprocess.Popen(
-                [sys.executable, str(script), *map(str, flags)], cwd=cwd, env=os.environ | variables,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
+            options = {'cwd': cwd, 'env': os.environ | variables, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+            process = forkserver.start([script, *flags], **options)
             stack.enter_context(process)
             stack.callback(process.kill)
             return process

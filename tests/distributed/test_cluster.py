@@ -4,12 +4,11 @@ import contextlib
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from types import SimpleNamespace
 
+import forkserver
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -207,7 +206,7 @@ worker._end()
 
 
 def test_a_worker_that_loses_several_others_reports_it_once():
-    result = subprocess.run([sys.executable, '-c', ALL_THREADS_END], cwd=ROOT, capture_output=True, text=True)
+    result = forkserver.run(['-c', ALL_THREADS_END], cwd=ROOT)
     assert result.returncode == 2 and result.stderr.count('\n') == 1, result.stderr
 
 

@@ -5,14 +5,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_command
 
 from common import cli
 from distributed import launch
@@ -252,7 +251,7 @@ def alone(tmp_path_factory, pictures) -> Path:
     """The run of a single process."""
     folder = tmp_path_factory.mktemp('alone')
     flags = [*FLAGS, '--data', pictures, '--steps', STEPS, '--seed', 3, '--run-dir', 'run']
-    subprocess.run([sys.executable, ROOT / 'train.py', *map(str, flags)], cwd=folder, check=True)
+    run_command('train.py', *flags, cwd=folder).check_returncode()
     return folder / 'run'
 
 
