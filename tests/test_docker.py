@@ -148,7 +148,7 @@ def test_the_page_of_a_generator_is_served_until_a_signal(docker, trained, comma
     with socket.create_server(('127.0.0.1', 0)) as server:
         port = server.getsockname()[1]
     process, _ = docker.start(*command, port=port)
-    assert 'The page: http://localhost:8000' in process.stdout.readline(), process.stderr.read()
+    assert 'http://localhost:8000' in process.stdout.readline(), process.stderr.read()
     url = f'http://127.0.0.1:{port}'
     for attempt in itertools.count():
         with contextlib.suppress(requests.ConnectionError):

@@ -14,7 +14,7 @@ CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == 'code']
 MAX_BYTES = 1_500_000
 SECTIONS = [
     'Introduction', 'Data', 'Inputs', 'Discriminator', 'Generator', 'Losses', 'Optimisers', 'Training', 'Ten faces',
-    'A walk from face to face', 'Where to go on',
+    'Interpolation', 'Next steps',
 ]  # fmt: skip
 FEW_STEPS = """
 from sampling import demo
