@@ -56,5 +56,5 @@ def test_the_notebook_runs_and_shows_what_is_stored(tmp_path, monkeypatch):
     assert [kinds(cell) for cell in executed] == [kinds(cell) for cell in CODE]
     assert {path.name for path in tmp_path.iterdir()} == {'data', 'runs'}
     pictures = [output for cell in executed for output in cell.outputs if 'image/png' in output.get('data', ())]
-    # real faces, grids of steps 0, 2 and 4, the curves, faces of both generators, a walk
-    assert len(pictures) == 8
+    # real faces, grids of steps 2 and 4, the curves, faces of both generators, a walk
+    assert len(pictures) == 7
