@@ -8,8 +8,8 @@
 #              faces evaluate --data demo --out evaluation/first
 # Page:      docker run -p 8000:8000 faces page
 #            docker run -v faces-runs:/app/runs -p 8000:8000 faces page --checkpoint runs/NAME
-# The image's name is followed by a command (train, generate, evaluate or page) and its arguments. To mount a folder of
-# your own, create it first and pass --user, as above.
+# The arguments are a command (train, generate, evaluate or page) and its flags. Create mounted folders first and pass
+# --user, as above.
 
 ARG BASE=python:3.11-slim
 FROM ${BASE}
@@ -21,7 +21,7 @@ WORKDIR /app
 COPY locks/${DEVICE}.txt locks/
 RUN pip install --no-cache-dir --require-hashes -r locks/${DEVICE}.txt
 
-# Any user (--user) can read the code and create files and folders beside it, such as faces-2, but not change it.
+# Any user (--user) can read the code and create files and folders next to it, such as faces-2, but not change it.
 COPY . .
 RUN useradd --no-create-home app \
  && mkdir -p data/prepared runs faces evaluation \

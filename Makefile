@@ -1,5 +1,5 @@
-# Every target sets up .venv first, once, so that `make test` works on a fresh machine.
-# With another Python: make test PYTHON=/path/to/python3.12
+# Every target creates .venv if it does not exist.
+# To choose the interpreter: make test PYTHON=/path/to/python3.12
 
 PYTHONS = $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10)
 VENV    = .venv
@@ -12,7 +12,7 @@ TRAIN   = --data demo --epochs 5 --batch-size 32
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/make \1  /p' Makefile
 
-train: $(STAMP)  ## train on the demo faces (other flags: TRAIN="--data ...")
+train: $(STAMP)  ## train on the demo faces (TRAIN="--data ..." sets other flags)
 	$(RUN) train.py $(TRAIN)
 
 faces: $(STAMP)  ## draw ten faces with the pretrained generator
@@ -21,10 +21,10 @@ faces: $(STAMP)  ## draw ten faces with the pretrained generator
 notebook: $(STAMP)  ## run dcgan.ipynb and store its outputs (about four minutes on 2 cores)
 	$(VENV)/bin/jupyter execute --inplace dcgan.ipynb
 
-test: $(STAMP)  ## run the tests
+test: $(STAMP)  ## run the tests (about 5 minutes on 2 cores)
 	$(RUN) -m pytest
 
-coverage: $(STAMP)  ## run the tests and report the lines that they do not reach
+coverage: $(STAMP)  ## run the tests and report uncovered lines
 	$(RUN) -m coverage erase
 	$(RUN) -m coverage run -m pytest
 	$(RUN) -m coverage combine --quiet
@@ -38,7 +38,7 @@ lint: $(STAMP)  ## check style, format and types
 flags: $(STAMP)  ## write docs/flags.md from the flags of the commands
 	$(RUN) docs/flags.py
 
-bench: $(STAMP)  ## measure the speed (half an hour on 2 cores; PyTorch beside it: PYTORCH=/path/to/python)
+bench: $(STAMP)  ## run the benchmarks (half an hour on 2 cores; PYTORCH=/path/to/python adds PyTorch)
 	@if nvidia-smi >/dev/null 2>&1; then $(RUN) benchmarks/host.py --gpu $(PYTORCH:%=--pytorch %); fi
 	$(RUN) benchmarks/host.py $(PYTORCH:%=--pytorch %)
 	$(RUN) benchmarks/speed.py
@@ -46,14 +46,14 @@ bench: $(STAMP)  ## measure the speed (half an hour on 2 cores; PyTorch beside i
 PIP_COMPILE = $(VENV)/bin/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.10 \
 	--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock"
 
-lock:  ## update locks/ to the requirements files (newest versions: UPGRADE=--upgrade)
+lock:  ## update locks/ from the requirements files (UPGRADE=--upgrade: newest versions)
 	test -x $(RUN) || $(MAKE) $(STAMP)
 	$(RUN) -m pip install --quiet "uv>=0.11,<1"
 	$(PIP_COMPILE) requirements.txt -o locks/cpu.txt
 	$(PIP_COMPILE) requirements-dev.txt -c locks/cpu.txt -o locks/dev.txt
 	echo "tensorflow[and-cuda]" | $(PIP_COMPILE) requirements.txt - -c locks/cpu.txt -o locks/gpu.txt
 
-# The stamp is written last: an environment without it is incomplete, and is built again from scratch.
+# The stamp is written last. An environment without it is incomplete and is rebuilt.
 $(STAMP): locks/dev.txt
 	@rm -rf $(VENV); found=; \
 	for python in $(PYTHONS); do \

@@ -1,7 +1,7 @@
-// The generator: its latents, its layers, and the face of a latent. GENERATOR is the content of weights.js.
+// The generator: latents, layers, and drawing the face of a latent. weights.js defines GENERATOR.
 'use strict';
 
-// Uniform numbers in 0..1 that follow from the seed (Mulberry32, T. Ettinger).
+// Uniform random numbers in 0..1 from a seed (Mulberry32, T. Ettinger).
 function randomNumbers(seed) {
   return () => {
     seed = (seed + 0x6d2b79f5) | 0;
@@ -11,16 +11,16 @@ function randomNumbers(seed) {
   };
 }
 
-// A latent from its distribution, U(-1, 1) or N(0, 1), without its condition.
+// A random latent from U(-1, 1) or N(0, 1), without a condition.
 function sampleLatent(random) {
   const uniform = () => 2 * random() - 1;
   const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()); // Box and Muller
   return Array.from({ length: GENERATOR.latentSize }, GENERATOR.latent === 'normal' ? normal : uniform);
 }
 
-// The condition of a face, 1 (with) or -1 (without) for each attribute: that of the combination which the number `u`,
-// 0 to 1, chooses of those in the data. wanted: for each attribute '1', '0', or '' for either. If the combination does
-// not occur in the data with what is wanted, it is another one that does.
+// The condition of a face, 1 (with) or -1 (without) for each attribute: a combination from the data, selected by `u`,
+// 0 to 1, and changed to the wanted values. wanted: '1', '0', or '' (any) for each attribute. If the result does not
+// occur in the data, a combination with the wanted values is selected instead, if there is one.
 function conditionOf(u, wanted) {
   const { combinations } = GENERATOR;
   const pick = (list) => list[Math.floor(u * list.length)];
@@ -33,7 +33,7 @@ function conditionOf(u, wanted) {
 }
 
 // The point at `t`, 0 to 1, between two latents: on a great circle if latents are normal, otherwise on a straight line.
-// Conditions, which stand behind the latent, change evenly in either case.
+// Conditions, at the end of the latents, are interpolated linearly.
 function interpolate(start, end, t) {
   const size = GENERATOR.latentSize;
   let [a, b] = [1 - t, t];
@@ -47,7 +47,7 @@ function interpolate(start, end, t) {
   return start.map((value, i) => (i < size ? a * value + b * end[i] : (1 - t) * value + t * end[i]));
 }
 
-// All numbers of half precision (IEEE 754), by their bits.
+// All half-precision numbers (IEEE 754), indexed by their bits.
 const HALVES = Float32Array.from({ length: 2 ** 16 }, (_, bits) => {
   const sign = bits >> 15 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
@@ -55,7 +55,7 @@ const HALVES = Float32Array.from({ length: 2 ** 16 }, (_, bits) => {
   return sign * (exponent ? (1 + fraction) * 2 ** (exponent - 15) : fraction * 2 ** -14);
 });
 
-// The numbers in base64 of half precision, little-endian.
+// Decode base64 of little-endian half-precision numbers.
 function decode(base64) {
   const bytes = atob(base64);
   const values = new Float32Array(bytes.length / 2);
@@ -88,7 +88,7 @@ const activations = {
   tanh: (x) => tf.tanh(x),
 };
 
-// The output of a layer, (1, height, width, channels).
+// Apply a layer; returns (1, height, width, channels).
 function applyLayer(x, { kind, kernel, bias, output, stride, padding, activation }) {
   if (kind === 'dense') {
     x = tf.matMul(x.reshape([1, -1]), kernel).reshape([1, ...output]);
@@ -103,8 +103,8 @@ function applyLayer(x, { kind, kernel, bias, output, stride, padding, activation
 
 let loading;
 
-// The face of a latent and its condition, as ImageData. One at a time: the first one appears soon, and the page
-// stays responsive.
+// Draw the face of a latent with its condition, as ImageData. Faces are drawn one at a time, so that the first appears
+// early and the page stays responsive.
 async function drawFace(latent) {
   loading ??= loadLayers();
   const layers = await loading;
@@ -114,8 +114,8 @@ async function drawFace(latent) {
   const { width, height, channels } = GENERATOR;
   const face = new ImageData(width, height);
   for (let i = 0; i < face.data.length; i++) {
-    const [pixel, channel] = [Math.floor(i / 4), Math.min(i % 4, channels - 1)]; // grey: one for all
-    face.data[i] = i % 4 === 3 ? 255 : (values[pixel * channels + channel] + 1) * 127.5; // opaque; rounds and clips
+    const [pixel, channel] = [Math.floor(i / 4), Math.min(i % 4, channels - 1)]; // greyscale: one value for red, green and blue
+    face.data[i] = i % 4 === 3 ? 255 : (values[pixel * channels + channel] + 1) * 127.5; // alpha is 255; ImageData rounds and clips
   }
   return face;
 }

@@ -1,10 +1,10 @@
-// The page: a grid of faces, and a walk between the two that were chosen last.
+// The page: a grid of faces, and a walk between the two faces chosen last.
 'use strict';
 
 const FACES = 16;
-const STEPS = 20; // of a walk
+const STEPS = 20; // frames of a walk in each direction
 const FRAME_MILLISECONDS = 80;
-const DOWNLOAD_WIDTH = 256; // of a face, pixels, at least
+const DOWNLOAD_WIDTH = 256; // minimum width of a downloaded face, pixels
 
 const [grid, large, link, position, truncation] = ['grid', 'large', 'link', 'position', 'truncation'].map((id) =>
   document.getElementById(id),
@@ -12,11 +12,11 @@ const [grid, large, link, position, truncation] = ['grid', 'large', 'link', 'pos
 const show = (id, text) => (document.getElementById(id).textContent = text);
 const onClick = (id, action) => document.getElementById(id).addEventListener('click', action);
 
-let faces; // the latent of each, and the number that chooses its attributes
-let drawing; // what the grid is being filled for; drawing for anything older stops
-let chosen = []; // the numbers of at most two faces
-let frames = []; // of the walk, or the one chosen face; drawn when they are first shown
-let newestWalker; // the only one that goes on
+let faces; // latent of each face, and the number that selects its attributes
+let drawing; // token of the newest drawAll(); older calls stop
+let chosen = []; // indices of at most two faces
+let frames = []; // frames of the walk, or of the chosen face; drawn when first shown
+let newestWalker; // token of the newest walk(); older calls stop
 let playing = !matchMedia('(prefers-reduced-motion: reduce)').matches;
 
 function makeCanvas(canvas, scale = 1, columns = 1) {
@@ -36,7 +36,7 @@ function makeGrid() {
   }
 }
 
-// A switch for each attribute: either value, without it, with it.
+// A switch for each attribute: any, no, yes.
 function makeAttributes() {
   GENERATOR.attributes.forEach((name, index) => {
     const fieldset = document.createElement('fieldset');
@@ -53,7 +53,7 @@ function makeAttributes() {
   });
 }
 
-// The latent of a face and its condition, as the slider and the switches have them.
+// The latent of a face, truncated as the slider is set, with its condition as the switches are set.
 function currentLatent({ latent, u }) {
   const answer = (index) => document.querySelector(`[name=attribute${index}]:checked`).value;
   const wanted = GENERATOR.attributes.map((_, index) => answer(index));
@@ -103,14 +103,14 @@ function showStage() {
     show('caption', 'Choose a second face to walk between them');
     large.setAttribute('aria-label', `Face ${first}`);
   } else {
-    show('caption', 'Choose a face to see it large, and a second one to walk between them');
+    show('caption', 'Choose a face to enlarge it, and a second face to walk between them');
   }
   if (first) {
     walk(frames);
   }
 }
 
-// Show the frame at the slider's position; `current`: the frames that it belongs to.
+// Show the frame at the slider's position. current: the frames of the walk that is shown.
 async function showFrame(current) {
   const step = position.valueAsNumber;
   const [start, end = start] = chosen.map((index) => currentLatent(faces[index]));
@@ -120,7 +120,7 @@ async function showFrame(current) {
   }
 }
 
-// Lead there and back until other faces are chosen or the walk is paused.
+// Play the walk back and forth until other faces are chosen or it is paused.
 async function walk(current) {
   const walker = (newestWalker = {});
   const walks = () => playing && walker === newestWalker && frames === current && chosen.length === 2;
@@ -173,7 +173,7 @@ position.max = STEPS;
 setPlaying(playing);
 
 onClick('new-faces', () => {
-  history.replaceState(null, '', location.href.split('#')[0]); // so that a reload gives new faces, too
+  history.replaceState(null, '', location.href.split('#')[0]); // so that a reload draws new faces, too
   newFaces(seedOfLink());
 });
 truncation.addEventListener('input', () => {

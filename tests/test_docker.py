@@ -120,7 +120,7 @@ def test_a_page_is_served_until_a_signal(start, number):
     with socket.create_server(('127.0.0.1', 0)) as server:
         port = server.getsockname()[1]
     process = start('page', '--checkpoint', 'runs/NAME', PORT=str(port))
-    assert 'The page: http://localhost:8000' in process.stdout.readline()
+    assert 'http://localhost:8000' in process.stdout.readline()
     for attempt in itertools.count():
         with contextlib.suppress(requests.ConnectionError):
             assert requests.get(f'http://127.0.0.1:{port}/', timeout=60).text == '<html>\n'

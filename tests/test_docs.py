@@ -1,15 +1,31 @@
-"""The documentation keeps pace with the code."""
+"""Documentation: flags, functions, links and language."""
 
 import re
 import runpy
 from pathlib import Path
 
+import nbformat
 import pytest
 from conftest import ROOT
+from test_architecture import product_files
 
 README = ROOT / 'README.md'
 PAGES = [README, ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md']
 PAGES += sorted([*ROOT.glob('docs/*.md'), *ROOT.glob('pretrained/**/README.md')])
+NOTEBOOK = ROOT / 'dcgan.ipynb'
+SCRIPTS = [ROOT / name for name in ('Dockerfile', 'Makefile', 'docker/entrypoint.sh', 'docs/slurm.sh')]
+SCRIPTS += sorted(path for path in ROOT.glob('page/*') if not path.name.startswith('tf.'))
+# Patterns that CONTRIBUTING.md advises against, with a remedy. A space matches a line break, too.
+PATTERNS = {
+    r'\b(that|those) of\b': 'repeat the noun',
+    r'\bbeside\b': 'next to, in addition to',
+    r'\bwhatever\b': 'state the invariant',
+    r'\bnearly any\b|\bnearly anything\b': 'any',
+    r'\bgo(es)? on\b': 'continue, resume',
+    r'\bset aside\b': 'move to',
+    r'\bc[ao]me to be\b': 'describe the result',
+    r'\bas many times as\b|\bso many\b': 'give the number',
+}
 
 
 def without_code(text: str) -> str:
@@ -40,9 +56,9 @@ def test_the_functions_of_the_article_are_where_the_readme_says():
     rows = [row for row in rows if '.py`' in row]
     assert rows
     for row in rows:
-        article, here, file = row.split('|')
+        functions, file, _ = row.split('|')
         code = (ROOT / file.strip(' `')).read_text()
-        names = re.findall(r'`(\w+)`', article if 'the same' in here else here)
+        names = re.findall(r'`(\w+)`', functions)
         assert names, row
         for name in names:
             assert re.search(rf'^ *(def|class) {name}\b|^{name} = ', code, re.MULTILINE), name
@@ -62,3 +78,24 @@ def test_every_relative_link_points_to_a_file_and_a_heading(page):
 def test_every_page_of_the_documentation_is_linked_from_the_readme():
     links = re.findall(r'\]\(([^)#\s]+)', README.read_text())
     assert set(PAGES) - {README} <= {ROOT / link for link in links}
+
+
+def prose(path: Path) -> str:
+    """The text of a file that a reader sees, without CONTRIBUTING.md's examples and the notebook's outputs."""
+    if path == NOTEBOOK:
+        return '\n'.join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    text = path.read_text()
+    return text.split('\n## Language\n')[0] if path.name == 'CONTRIBUTING.md' else text
+
+
+@pytest.mark.parametrize(
+    'path', [*PAGES, NOTEBOOK, *SCRIPTS, *product_files()], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_no_file_contains_a_pattern_that_contributing_advises_against(path):
+    text = prose(path)
+    found = []
+    for pattern, remedy in PATTERNS.items():
+        for match in re.finditer(pattern.replace(' ', r'[\s#/]+'), text, re.IGNORECASE):
+            line = text.count('\n', 0, match.start()) + 1
+            found.append(f'{path.relative_to(ROOT)}:{line}: "{match[0]}": {remedy}')
+    assert not found, '\n'.join(found)
