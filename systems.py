@@ -37,7 +37,7 @@ class Setting:
 
 
 def setting(*description: Any, **more: Any) -> Any:
-    """A field of `System` that is also a setting of a run; the arguments are those of `Setting`, the default first."""
+    """A field of `System` that is also a setting of a run; it takes the arguments of `Setting`."""
     return field(default=description[0], metadata={'setting': Setting(*description, **more)})
 
 
@@ -188,7 +188,7 @@ SYSTEMS = {
         article='S. Sharma, Celebrity Face Generation using GANs (Tensorflow Implementation)',
         image_size=28,
         # The article has depths from 1024 down to 3, and batch normalisation, leaky ReLU and dropout in each layer
-        # but the last. Ours: kernels, sizes, and the depths in between, which are those of `oreilly` doubled.
+        # but the last. Ours: kernels, sizes, and the depths in between, `oreilly`'s doubled.
         generator=(
             Layer('dense', (2, 2, 1024), batch_norm=True, dropout=True),  # (2, 2, 1024)
             Layer('conv2d_transpose', 512, stride=2, padding='VALID', batch_norm=True, dropout=True),  # (7, 7, 512)
@@ -280,7 +280,7 @@ SYSTEMS = {
 }
 
 # Ours: better faces in the same time than with the published settings, found by experiment (docs/experiments.md).
-# Kernels of 4x4, which a stride of 2 divides, are less work than those of 5x5. R1 keeps the discriminator from winning,
+# Kernels of 4x4, which a stride of 2 divides, are less work than 5x5 kernels. R1 keeps the discriminator from winning,
 # so that both networks can learn twice as fast.
 SYSTEMS['recommended'] = replace(
     SYSTEMS['oreilly'],

@@ -18,10 +18,7 @@ FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 150, 3000
 
 
 class Curve:
-    """Points (x, y, ...) of a curve of any length, thinned out: means over windows of equal length.
-
-    There are at most 2 * MAX_POINTS of them, and at least MAX_POINTS as soon as so many have been added.
-    """
+    """A curve of any length in MAX_POINTS to 2 * MAX_POINTS points (x, y, ...), each the mean of a window of steps."""
 
     def __init__(self):
         self.points: list[np.ndarray] = []
