@@ -102,11 +102,9 @@ class System:
     instance_noise: float = setting(0.0, number(float, 0, 10), 'objective', "stddev of noise on D's input", older=0.0)
     # Steps and optimisers. Ours: the order of updates, as in Goodfellow et al. (2014).
     batch_size: int = setting(128, number(int, 2, 65_536), 'training', 'images per step')
-    update_order: str = setting(
-        'alternating', UPDATE_ORDERS, 'training', 'update D before G, or both at the same point'
-    )
+    update_order: str = setting('alternating', UPDATE_ORDERS, 'training', 'update D before G, or both at once')
     optimizer: str = setting('adam', OPTIMIZERS, 'training', 'optimiser of both networks')
-    learning_rate: float = setting(2e-4, number(float, 0, 1, exclusive=True), 'training', 'learning rate')
+    learning_rate: float = setting(2e-4, number(float, 0, 1, exclusive=True), 'training', 'learning rate of G and D')
     learning_rate_ratio: float = setting(1.0, number(float, 0, 1000, exclusive=True), 'training', older=1.0,
         help="the discriminator's learning rate divided by the generator's")  # fmt: skip
     learning_rate_decay: float = setting(0.0, FRACTION, 'training', 'divide the learning rate at step n by 1 + n * X')
