@@ -92,9 +92,9 @@ def test_networks_that_are_not_square_learn(name):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        ('--image-size 100', '--image-size 100: .* multiples of 16 .* 96$'),
-        ('--image-size 50x70', '--image-size 50x70: .* multiples of 8 .* 48x64$'),
-        ('--image-size 33 --system kdnuggets', 'multiples of 2 .* 32$'),
+        ('--image-size 100', '--image-size 100: .* multiples of 16, .* 96$'),
+        ('--image-size 50x70', '--image-size 50x70: .* multiples of 8, .* 48x64$'),
+        ('--image-size 33 --system kdnuggets', 'multiples of 2, .* 32$'),
     ],
 )
 def test_a_size_that_the_networks_cannot_have_is_refused_with_one_that_they_can(flags, message):

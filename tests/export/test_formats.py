@@ -12,7 +12,7 @@ from PIL import Image
 
 import dcgan
 from common.cli import UserError
-from config.settings import ADDED
+from config.settings import read_settings
 from export import formats
 from export.formats import export_generator
 from graph.session import open_session, tensorflow, tf
@@ -141,7 +141,7 @@ def test_an_export_says_what_it_was_trained_on_but_not_where_that_is(tmp_path):
     (copy / 'run.json').write_text(json.dumps(run))
     export_generator(copy, tmp_path / 'mine')
     exported = json.loads((tmp_path / 'mine' / 'run.json').read_text())
-    run['settings'] = ADDED | run['settings'] | {'data': 'pictures.zip', 'data_dir': 'data'}
+    run['settings'] = read_settings(run['settings']) | {'data': 'pictures.zip', 'data_dir': 'data'}
     assert exported == run
 
 
