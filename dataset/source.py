@@ -39,9 +39,9 @@ class Source:
     @cached_property
     def files(self) -> list[tuple[Path, os.stat_result | None]]:
         """The sorted files of the folder with their status, or only the archive. Links to folders are not followed."""
-        walk = os.walk(self.path, onerror=fail) if self.is_folder else [(self.path.parent, [], [self.path.name])]
+        walk = os.walk(self.path, onerror=fail) if self.is_folder else ()
         files = []
-        for path in sorted(Path(folder, name) for folder, _, names in walk for name in names):
+        for path in sorted(Path(folder, name) for folder, _, names in walk for name in names) or [self.path]:
             try:
                 status = path.stat()
             except OSError:  # a broken link, which is reported when it is read
