@@ -540,17 +540,30 @@ def test_a_step_with_fast_convolutions_is_that_with_those_of_tensorflow(monkeypa
             assert np.mean(np.abs(fast[name] - value) > 1e-6) < 1e-3, name
 
 
-def test_bfloat16_is_for_layers_and_not_for_weights_statistics_losses_and_optimisers(rng):
-    batch, train_opt, _ = build(rng, replace(SMALL, precision='bf16'))
-    losses = *batch.losses, batch.d_penalty, batch.real, batch.fake
-    store_statistics = dcgan.store_statistics(replace(SMALL, precision='bf16'), tf.zeros([8, 6]))
-    assert {variable.dtype.base_dtype for variable in tf.global_variables()} == {tf.float32, tf.int64}  # and the step
-    assert {loss.dtype for loss in losses} == {tf.float32}
+def types_behind(*targets):
+    """The types T and U of the operations that run with `targets`, by the type of operation."""
     types = collections.defaultdict(set)
-    for operation in operations_behind(train_opt, store_statistics, *losses):
+    for operation in operations_behind(*targets):
         for name in 'T', 'U':
             if number := operation.node_def.attr[name].type:
                 types[operation.type, name].add(tf.as_dtype(number))
+    return types
+
+
+def test_samples_and_their_statistics_are_computed_in_float32():
+    system = replace(SMALL, precision='bf16')
+    samples = dcgan.generator(system, tf.zeros([8, 6]), training=False, reuse=tf.AUTO_REUSE)
+    types = types_behind(samples, dcgan.store_statistics(system, tf.zeros([8, 6])))
+    assert types['Conv2DBackpropInput', 'T'] == types['FusedBatchNormV3', 'T'] == {tf.float32}
+    assert all(tf.bfloat16 not in found for found in types.values())
+
+
+def test_bfloat16_is_for_layers_and_not_for_weights_statistics_losses_and_optimisers(rng):
+    batch, train_opt, _ = build(rng, replace(SMALL, precision='bf16'))
+    losses = *batch.losses, batch.d_penalty, batch.real, batch.fake
+    assert {variable.dtype.base_dtype for variable in tf.global_variables()} == {tf.float32, tf.int64}  # and the step
+    assert {loss.dtype for loss in losses} == {tf.float32}
+    types = types_behind(train_opt, *losses)
     for name in ('MatMul', 'Conv2D', 'Conv2DBackpropInput', 'Conv2DBackpropFilter', 'LeakyRelu', 'LeakyReluGrad'):
         assert types[name, 'T'] == {tf.bfloat16}, name
     for name in ('FusedBatchNormV3', 'FusedBatchNormGradV3'):
