@@ -83,7 +83,8 @@ def test_networks_that_are_not_square_learn(name):
     _, system = chosen(f'--system {name} --image-size 48x32 --width 0.05 --augment color-translation-cutout')
     with tf.Graph().as_default(), open_session() as session:
         tf.train.get_or_create_global_step()
-        losses = dcgan.model_loss(system, tf.random.stateless_uniform([4, 48, 32, 3], [0, 0], -0.5), tf.ones([4, 100]))
+        images = tf.random.stateless_uniform([4, 48, 32, 3], [0, 0], -0.5)
+        losses = dcgan.model_loss(system, images, tf.ones([4, 100])).losses
         gradients = tf.gradients(losses.d_loss + losses.g_loss, tf.trainable_variables())
         session.run(tf.global_variables_initializer())
         assert all(np.isfinite(value).all() and value.any() for value in session.run(gradients))
