@@ -67,6 +67,8 @@ def build_graph(settings: dict, replica: Replica, steps_per_call: int = 1, store
     the device; each batch is then fed as the indices of its faces.
     """
     system = system_of(settings)
+    if settings['deterministic']:
+        enable_determinism()
     with tf.Graph().as_default() as graph:
         tf.set_random_seed(settings['seed'])
 
@@ -120,25 +122,23 @@ def train(run: Run, replica: Replica, on_samples: Callable[[np.ndarray], Any] = 
     Raises UserError when a loss or a weight is not finite.
     """
     # Build the graph, once.
-    if run.settings['deterministic']:
-        enable_determinism()
     calls = Calls(run, replica)
-    if run.settings['xla'] is None:
-        run.settings['xla'] = calls.on_one_gpu and calls.is_faster_with_xla(build_graph)
+    calls.choose_xla(build_graph)
     model = build_graph(run.settings, replica, calls.max_steps, calls.stored_shape)
 
-    with replica.open_session(model.graph) as session, contextlib.ExitStack() as stack:
-        stop = stack.enter_context(cli.stop_on_signals())
-
-        # Start from random weights, or from a checkpoint.
+    with replica.open_session(model.graph) as session, cli.stop_on_signals() as stop, contextlib.ExitStack() as stack:
+        # Start from random weights, or from a checkpoint. The chief logs, evaluates and saves.
         step = initialize(session, model, run, replica)
         chief = stack.enter_context(Chief(run, session, model, step)) if replica.is_chief else None
-        if chief and step == 0:
-            faces = show_generator_output(session, model, chief.sample_z, run.grid(step))
-            chief.log.show_start(model.graph, faces)
-            on_samples(faces)
         stack.enter_context(calls.prefetching(model, step))
 
+        def draw_samples(chief: Chief) -> None:
+            faces = show_generator_output(session, model, chief.sample_z, run.grid(step))
+            chief.after_samples(step, faces)
+            on_samples(faces)
+
+        if chief and step == 0:
+            draw_samples(chief)
         last = False
         while not last:
             # Take the next batch: real images and latents. (On a GPU, the batches of several steps.)
@@ -149,11 +149,9 @@ def train(run: Run, replica: Replica, on_samples: Callable[[np.ndarray], Any] = 
             step += feed[model.count]
             last = stopped or step == run.last_step
 
-            # Every 400 steps, print the losses and draw a grid of samples. Log, evaluate and save when due.
+            # Every 400 steps, draw a grid of samples and print the losses. Log, evaluate and save when due.
             if chief and chief.after_steps(step, losses, calls.images_per_second, last):
-                faces = show_generator_output(session, model, chief.sample_z, run.grid(step))
-                chief.after_samples(step, faces)
-                on_samples(faces)
+                draw_samples(chief)
         replica.barrier(session)
     return step
 

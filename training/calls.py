@@ -92,6 +92,11 @@ class Calls:
             yield feed | {model.learning_rate: run.system.learning_rate}
             step += count
 
+    def choose_xla(self, build_graph: Callable) -> None:
+        """Settle whether XLA compiles the training, unless a flag did: on one GPU, if that is faster."""
+        if self.run.settings['xla'] is None:
+            self.run.settings['xla'] = self.on_one_gpu and self.is_faster_with_xla(build_graph)
+
     def is_faster_with_xla(self, build_graph: Callable) -> bool:
         """Time the first steps of the run with and without XLA, at a learning rate of 0, and print both times.
 

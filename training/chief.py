@@ -64,6 +64,9 @@ class Chief(contextlib.ExitStack):
 
     def after_samples(self, step: int, faces: np.ndarray) -> None:
         """Print the losses since the last grid, and warn if the training fails. faces: the grid, uint8 (N, H, W, C)."""
+        if step == 0:
+            self.log.show_start(self.model.graph, faces)
+            return
         d_loss = self.log.print_losses(step, faces)
         self.monitor.check(step, d_loss, faces, self.log)
 
