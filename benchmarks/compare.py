@@ -135,12 +135,8 @@ def report(args, folder: Path):
     unseen = dataset.faces[subset(dataset.held_out, evaluate.MAX_FACES)]
     real = {'steps': ''} | measures(dataset.faces[subset(dataset.training, len(unseen))], unseen)
     for minutes in args.minutes:
-        print(
-            f'\n{minutes:g} minutes of processor time:\n\n| | '
-            + ' | '.join(real)
-            + ' |\n|'
-            + ' --- |' * (len(real) + 1)
-        )
+        print(f'\n{minutes:g} minutes of processor time:\n')
+        print('| | ' + ' | '.join(real) + ' |\n|' + ' --- |' * (len(real) + 1))
         print('| real faces | ' + ' | '.join(real.values()) + ' |')
         for variant in ['', *args.variants]:
             seeds = []

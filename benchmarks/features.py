@@ -2,8 +2,9 @@
 
     python benchmarks/features.py --data img_align_celeba.zip --table list_attr_celeba.zip --out features.npz
 
-Half of each batch has the crop and the size of `oreilly`, half those of `ranjan`, so that the network knows both. Of
-the people, or else of the images, every tenth is held out. Prints how often the network is right about them.
+Writes the weights (pretrained/features.npz is such a file), and prints the accuracy for each attribute on held-out
+faces: every tenth person, or every tenth image without an identity table next to the data. Half of each batch has the
+crop and the size of `oreilly`, half those of `ranjan`.
 """
 
 import argparse
@@ -25,13 +26,14 @@ from metrics.features import extract, face_features
 from training.data import choose_hold_out, load_dataset
 
 BATCH, STATISTICS_BATCH = 64, 2048
-LEARNING_RATE = 2e-3  # at first; it falls linearly to 0
+LEARNING_RATE = 2e-3  # at the start; it falls linearly to 0
 
 
 def train(data: list[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, steps: int) -> dict[str, Any]:
     """Train on pairs of faces and the indices of those to train on; returns the weights as float16, by name."""
     rng = np.random.default_rng(0)
     with tf.Graph().as_default(), open_session() as session:
+        # The network, on faces of two sizes.
         tf.set_random_seed(0)
         images = [tf.placeholder(tf.uint8, [None, *faces.shape[1:]]) for faces, _ in data]
         y = tf.placeholder(tf.float32, [None, labels.shape[1]])
@@ -39,11 +41,13 @@ def train(data: list[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, steps: 
         batch = tf.concat([tf.image.resize_bilinear(tf.cast(each, tf.float32), size) for each in images], axis=0)
         statistics: list = []
         _, logits = face_features(tf.image.random_flip_left_right(batch), True, statistics)
+
+        # The loss and the optimiser.
         loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=logits))
         step = tf.train.get_or_create_global_step()
         rate = tf.train.polynomial_decay(LEARNING_RATE, step, steps, 0.0)
         train_opt = tf.train.AdamOptimizer(rate).minimize(loss, step)
-        face_features(images[0])  # makes the variables of the statistics
+        face_features(images[0])  # creates the variables of the statistics
         session.run(tf.global_variables_initializer())
 
         def feed(size):
@@ -51,12 +55,9 @@ def train(data: list[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, steps: 
             faces = {place: faces[chosen] for place, (faces, _), chosen in zip(images, data, indices, strict=True)}
             return faces | {y: labels[np.concatenate(indices)]}
 
-        with progress(total=steps, unit=' steps') as bar:
-            for number in range(steps):
-                _, value = session.run([train_opt, loss], feed(BATCH))
-                if number % 100 == 99:
-                    bar.set_postfix(loss=f'{value:.3f}', refresh=False)
-                bar.update()
+        # Train, and store the batch norm statistics of a large batch.
+        for _ in progress(iterable=range(steps), unit=' steps'):
+            session.run(train_opt, feed(BATCH))
         session.run(statistics, feed(STATISTICS_BATCH))
         variables = [each for each in tf.global_variables() if each.op.name.split('/')[0] in ('features', 'attributes')]
         variables = [each for each in variables if 'Adam' not in each.op.name]
@@ -71,6 +72,8 @@ def main() -> None:
     parser.add_argument('--data-dir', type=Path, default=Path('data'))
     parser.add_argument('--steps', type=int, default=6000)
     args = parser.parse_args()
+
+    # The data of both systems.
     _, (_, *names) = next(read_rows(args.table))
     flags = ['--data', str(args.data), '--data-dir', str(args.data_dir), '--attribute-table', str(args.table)]
     systems = 'oreilly', 'ranjan'
@@ -79,9 +82,13 @@ def main() -> None:
         settings = choose_settings(parse_arguments([*flags, '--system', system, '--attributes', *names]))
         datasets.append(load_dataset(settings | {'hold_out': choose_hold_out(settings)}))
     labels = datasets[0].conditions > 0
+
+    # Train, and save the weights.
     weights = train([(dataset.faces, dataset.training) for dataset in datasets], labels, args.steps)
     with replacing(args.out) as temporary, open(temporary, 'wb') as file:
         np.savez_compressed(file, attributes=np.array(names), **weights)
+
+    # The accuracy on held-out faces.
     print('| attribute | share | ' + ' | '.join(f'accuracy, {name}' for name in systems) + ' |\n' + '| --- ' * 4 + '|')
     right = [
         ((extract(each.faces[each.held_out], args.out)[1] > 0.5) == labels[each.held_out]).mean(axis=0)

@@ -1,8 +1,8 @@
-"""The published training on today's TensorFlow: what speed.py compares with.
+"""The published training on today's TensorFlow: what speed.py compares with. It is not run by itself.
 
-After D. Monn, Deep convolutional generative adversarial networks with TensorFlow, O'Reilly: JPEGs are decoded anew for
-every batch, the discriminator and the generator are updated in a session run each, and the discriminator cuts the
-features of 16 images into 49 rows. `tf.layers` is written out.
+D. Monn, Deep convolutional generative adversarial networks with TensorFlow, O'Reilly. JPEGs are decoded for every
+batch, the discriminator and the generator are updated in a session run each, and the discriminator cuts the features of
+16 images into 49 rows. `tf.layers` is written out.
 """
 
 import io

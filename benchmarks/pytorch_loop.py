@@ -1,9 +1,8 @@
-"""The same training written plainly in PyTorch: what host.py compares with. Prints milliseconds per step.
+"""Train in plain PyTorch, for comparison with `train.train` (host.py). Prints milliseconds per step.
 
     python benchmarks/pytorch_loop.py --system oreilly --width 0.01 --batch-size 2 --steps 300
 
-The networks are those of systems.py; an update of each, the moving average and a row of the log make a step. It needs
-PyTorch and NumPy only.
+The networks are from systems.py. A step updates both and the moving average, and logs a row. Needs PyTorch and NumPy.
 """
 
 import argparse
@@ -27,7 +26,7 @@ IMAGES = 4096
 
 
 class Reshape(nn.Module):
-    """Values to images, channels first as PyTorch has them."""
+    """Reshape values to images, channels first."""
 
     def __init__(self, *shape):
         super().__init__()

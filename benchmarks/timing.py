@@ -31,7 +31,7 @@ def in_own_process(function, *args, **options):
 def milliseconds_per_step(flags: str, steps: int, warm_up: int) -> float:
     """Milliseconds per step of `train.train` with these flags, including its log, over `steps` steps after `warm_up`.
 
-    The last call is not counted: it also draws a grid and saves a checkpoint.
+    The last call is not counted: it also draws a grid and saves a checkpoint. Raises ValueError if no call is left.
     """
     ends = []
     add_steps = Log.add_steps
@@ -54,6 +54,8 @@ def milliseconds_per_step(flags: str, steps: int, warm_up: int) -> float:
 
     # From the first call that ends after the warm-up to the last but one.
     (first, began), (last, ended) = next(end for end in ends if end[0] >= warm_up), ends[-2]
+    if last <= first:
+        raise ValueError(f'{steps} steps are too few for a measurement')
     return 1000 * (ended - began) / (last - first)
 
 
