@@ -17,7 +17,8 @@ SECTIONS = [
 ]  # fmt: skip
 INTERRUPTED = """
 import signal
-shown, show_faces = show_faces, lambda faces: signal.raise_signal(signal.SIGINT)
+shown, pending = show_faces, [signal.SIGINT]
+show_faces = lambda faces: pending and signal.raise_signal(pending.pop())
 {}
 show_faces = shown
 """
