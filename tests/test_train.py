@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import threading
+from dataclasses import replace
 
 import forkserver
 import numpy as np
