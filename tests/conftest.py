@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from config.settings import choose_settings, parse_arguments, system_of
-from graph.session import tf
+from graph.session import open_session, tf
 from helper import Dataset
 from training.run import Run
 
@@ -89,6 +89,19 @@ def chosen(flags):
 def new_run(flags, faces, directory=Path(os.devnull)) -> Run:
     """A run with the settings given by flags, on faces uint8 (N, H, W, 3)."""
     return Run(chosen(flags)[0], Dataset(faces), directory)
+
+
+@pytest.fixture
+def session():
+    """A session of a new graph with seed 0, the default graph and session meanwhile."""
+    with tf.Graph().as_default(), open_session() as session:
+        tf.set_random_seed(0)
+        yield session
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 @pytest.fixture(scope='session')

@@ -34,17 +34,7 @@ LEARNING_RATE = 0.01
 STRAIGHT = {'leaky_slope': 1.0}
 
 
-@pytest.fixture(autouse=True)
-def session():
-    """A session of a new graph with seed 0, the default graph and session meanwhile."""
-    with tf.Graph().as_default(), open_session() as session:
-        tf.set_random_seed(0)
-        yield session
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
+pytestmark = pytest.mark.usefixtures('session')
 
 
 def normal(rng, *shape):

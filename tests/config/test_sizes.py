@@ -67,7 +67,7 @@ def test_what_else_a_layer_has_stays_where_it_belongs():
 
 
 @pytest.mark.parametrize('size', [16, 20, 28, 32, 48, 56, 64, 96, 128, 160, 192, 224, 256, '64x48', '48x128'])
-@pytest.mark.parametrize('name', SYSTEMS)
+@pytest.mark.parametrize('name', ['oreilly', 'kdnuggets', 'ranjan', 'recommended'])  # the others have the same layers
 def test_networks_from_16_to_256_pixels_have_the_shape_asked_for(name, size):
     _, system = chosen(f'--system {name} --image-size {size} --channels 1 --width 0.05')
     height, width, _ = system.image_shape

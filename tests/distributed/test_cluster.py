@@ -131,7 +131,7 @@ def test_workers_started_in_any_order_train_as_one_process(start_small_training,
 @pytest.mark.parametrize(('number', 'victim'), [(signal.SIGKILL, 0), (signal.SIGSTOP, 0), (signal.SIGSTOP, 1)])
 def test_a_worker_that_dies_or_hangs_ends_the_others(start_small_training, number, victim):
     addresses = free_addresses(2)
-    flags = '--worker-timeout', 4, '--steps', 999_999, '--pause', 0.1
+    flags = '--worker-timeout', 2, '--steps', 999_999, '--pause', 0.1
     workers = [start_small_training(*flags, worker=(index, addresses)) for index in range(2)]
     assert workers[0].stdout.readline() and workers[0].stdout.readline()
     workers[victim].send_signal(number)
@@ -142,7 +142,7 @@ def test_a_worker_that_dies_or_hangs_ends_the_others(start_small_training, numbe
 
 def test_workers_wait_for_one_that_works_for_longer_than_the_timeout(start_small_training, finish):
     addresses = free_addresses(2)
-    flags = '--worker-timeout', 3, '--hold', 7
+    flags = '--worker-timeout', 1.5, '--hold', 2.5
     workers = [start_small_training(*flags, worker=(index, addresses)) for index in range(2)]
     assert not finish(workers[0])['stopped']
     assert workers[1].communicate(timeout=240) == ('', '') and workers[1].returncode == 0

@@ -231,11 +231,12 @@ def test_workers_save_and_end_when_the_launcher_is_killed(start_small_training):
 
 # --- real trainings
 
-STEPS = 20
+STEPS = 12
+FLAGS = ['--width', 0.05, '--batch-size', 16, '--sample-every', STEPS, '--checkpoint-every', 6]
 # Dropout, augmentation, batch normalisation, R1 with it; a seed with which no activation lies so near 0 that rounding
 # decides its sign.
-FLAGS = ['--system', 'sharma', '--width', 0.05, '--batch-size', 16, '--sample-every', STEPS, '--checkpoint-every', 10]
-FLAGS += ['--augment', 'color-translation', '--flip', 0.5, '--instance-noise', 0.1, '--r1', 0.03, '--r1-every', 4]
+EVERYTHING = ['--system', 'sharma', '--augment', 'color-translation', '--flip', 0.5, '--instance-noise', 0.1]
+EVERYTHING += ['--r1', 0.03, '--r1-every', 4, '--steps', STEPS, '--seed', 3]
 # A weight moves by 2e-4 a step; Adam divides a rounding error of its gradient by the gradient.
 TOLERANCE = 2e-5
 
@@ -250,7 +251,7 @@ def start_training(start, pictures):
 def alone(tmp_path_factory, pictures) -> Path:
     """The run of a single process."""
     folder = tmp_path_factory.mktemp('alone')
-    flags = [*FLAGS, '--data', pictures, '--steps', STEPS, '--seed', 3, '--run-dir', 'run']
+    flags = [*FLAGS, *EVERYTHING, '--data', pictures, '--run-dir', 'run']
     run_command('train.py', *flags, cwd=folder).check_returncode()
     return folder / 'run'
 
@@ -280,7 +281,7 @@ def wait_for_step(step, run_dir):
 
 def test_two_workers_follow_one_process(start_training, alone, tmp_path):
     run_dir = tmp_path / 'run'
-    process = start_training('--steps', STEPS, '--seed', 3, '--workers', 2, '--run-dir', run_dir)
+    process = start_training(*EVERYTHING, '--workers', 2, '--run-dir', run_dir)
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0 and errors == '' and 'Workers: 2.' in output
     assert output.count('Done') == output.count('Devices') == output.count('discriminator loss') == 1
@@ -293,8 +294,7 @@ def test_two_workers_follow_one_process(start_training, alone, tmp_path):
 
 def test_two_workers_with_statistics_of_their_own_follow_another_path(start_training, alone, tmp_path):
     run_dir = tmp_path / 'run'
-    flags = '--steps', STEPS, '--seed', 3, '--workers', 2, '--run-dir', run_dir
-    process = start_training(*flags, '--local-batch-norm')
+    process = start_training(*EVERYTHING, '--workers', 2, '--run-dir', run_dir, '--local-batch-norm')
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0 and errors == ''
     assert distance(run_dir, alone) > 20 * TOLERANCE
@@ -303,7 +303,7 @@ def test_two_workers_with_statistics_of_their_own_follow_another_path(start_trai
 def test_a_run_goes_on_with_more_workers_that_have_no_checkpoint(start_training, alone, tmp_path):
     run_dir = shutil.copytree(alone, tmp_path / 'run')
     addresses = launch.free_addresses(2)
-    flags = '--resume', 10, '--run-dir', 'run'
+    flags = '--resume', 6, '--run-dir', 'run'
     other = start_training(*flags, cwd=tmp_path / 'other', worker=(1, addresses))
     chief = start_training(*flags, worker=(0, addresses))
     _, errors = chief.communicate(timeout=240)
@@ -318,7 +318,7 @@ def test_a_worker_that_dies_or_hangs_ends_the_others_and_the_same_command_goes_o
     run_dir = tmp_path / 'run'
     flags = '--workers', 2, '--run-dir', run_dir, '--resume', '--worker-timeout', 5
     process = start_training(*flags, '--epochs', 999_999)
-    wait_for_step(12, run_dir)
+    wait_for_step(7, run_dir)
     workers = children(process)
     os.kill(workers[1], number)
     _, errors = process.communicate(timeout=240)

@@ -1,22 +1,13 @@
-"""A graph, a session and random numbers of its own for each test of this folder."""
+"""What tests of this folder do in the session that each of them has."""
 
-import numpy as np
 import pytest
 
-from graph.session import open_session, tf
+from graph.session import tf
 
 
 @pytest.fixture(autouse=True)
-def session():
-    """A session of a new graph with seed 0, the default graph and session meanwhile."""
-    with tf.Graph().as_default(), open_session() as session:
-        tf.set_random_seed(0)
-        yield session
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
+def own_session(session):
+    """Every test of this folder has a `session`."""
 
 
 @pytest.fixture
