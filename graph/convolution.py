@@ -1,4 +1,4 @@
-"""Convolutions whose kernel gradients are faster on a CPU than TensorFlow's own..
+"""Convolutions whose kernel gradients are faster on a CPU than TensorFlow's own.
 
 How it works: pixel (i, j) of the kernel K, at each position (y, x) of a convolution with stride s and padding p,
 multiplies a pixel of the large image into one of the small image. Its gradient is the sum of all these pairs,
