@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import forkserver
@@ -16,6 +17,7 @@ from PIL import Image
 from config.settings import choose_settings, parse_arguments, system_of
 from graph.session import open_session, tf
 from helper import Dataset
+from systems import SYSTEMS, Layer
 from training.run import Run
 
 ROOT = Path(__file__).parent.parent
@@ -102,6 +104,25 @@ def session():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def few_layers(monkeypatch):
+    """Gives the systems `oreilly` and `sharma` small networks, whose graphs are built and compiled quickly."""
+    networks = {
+        'generator': (
+            Layer('dense', (7, 7, 4), batch_norm=True, dropout=True),
+            Layer('conv2d_transpose', 4, stride=2, batch_norm=True, dropout=True),
+            Layer('conv2d_transpose', 3, stride=2, activation='tanh'),
+        ),
+        'discriminator': (
+            Layer('conv2d', 4, stride=2),
+            Layer('conv2d', 4, stride=2, batch_norm=True),
+            Layer('dense', (1,), activation=None),
+        ),
+    }
+    for name in ('oreilly', 'sharma'):
+        monkeypatch.setitem(SYSTEMS, name, replace(SYSTEMS[name], **networks))
 
 
 @pytest.fixture(scope='session')

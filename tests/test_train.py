@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import threading
-from dataclasses import replace
 
 import forkserver
 import numpy as np
@@ -39,26 +38,13 @@ from rundir.checkpoints import best_distance, find, find_best, find_grids, find_
 from rundir.run_json import read_run
 from sampling.generator import PRETRAINED, restored_generator
 from sampling.latents import sample_latents
-from systems import SYSTEMS, Layer
+from systems import SYSTEMS
 from training import calls
 from training.data import load_dataset
 from training.monitor import Evaluator
 from training.run import LOG_COLUMNS, Run, start_run
 
 FACES = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
-# Networks of `sharma`'s kinds of layers that XLA compiles in seconds.
-FEW_LAYERS = {
-    'generator': (
-        Layer('dense', (7, 7, 4), batch_norm=True, dropout=True),
-        Layer('conv2d_transpose', 4, stride=2, batch_norm=True, dropout=True),
-        Layer('conv2d_transpose', 3, stride=2, activation='tanh'),
-    ),
-    'discriminator': (
-        Layer('conv2d', 4, stride=2),
-        Layer('conv2d', 4, stride=2, batch_norm=True),
-        Layer('dense', (1,), activation=None),
-    ),
-}
 
 
 # --- the graph and the loop, in this process
@@ -93,8 +79,7 @@ def test_a_run_is_trained_by_a_function(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('more', ['--augment color-translation-cutout', '--augment translation --xla'])
-def test_steps_in_one_call_are_those_of_one_call_each(tmp_path, monkeypatch, more):
-    monkeypatch.setitem(SYSTEMS, 'sharma', replace(SYSTEMS['sharma'], **FEW_LAYERS))
+def test_steps_in_one_call_are_those_of_one_call_each(tmp_path, few_layers, more):
     # Everything that draws random numbers, and what is not done in each step.
     flags = '--system sharma --batch-size 4 --steps 11 --samples 4 --sample-every 9 --label-noise 0.1'
     flags += f' --flip 0.5 --instance-noise 0.1 --r1 1 --r1-every 4 {more}'

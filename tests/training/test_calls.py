@@ -122,7 +122,7 @@ def test_the_next_batch_is_made_while_the_last_one_is_in_use():
 
 
 @pytest.mark.parametrize('fails', [False, True])
-def test_on_a_gpu_the_faster_of_compiled_and_not_is_chosen_and_kept(tmp_path, monkeypatch, capsys, fails):
+def test_on_a_gpu_the_faster_of_compiled_and_not_is_chosen_and_kept(tmp_path, monkeypatch, capsys, fails, few_layers):
     def repeat(self, step, inputs, shapes, size, count, xla):
         results = graph.steps.repeat(step, inputs, shapes, max(size, 2) if xla else count, count)
         if xla and fails:
