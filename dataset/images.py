@@ -1,44 +1,61 @@
 """Image files of unknown origin: opened within limits, cropped and resized."""
 
 import contextlib
+import io
 import math
 import warnings
+from pathlib import Path
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.Image import Transpose
 
 from dataset import DataError
+from dataset.metadata import remove_metadata
+from dataset.values import to_8_bits, to_rgb
 
 # Pillow knows more formats, some of which run other programs: EPS starts Ghostscript.
-FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
+FORMATS = ('BMP', 'DIB', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
 MAX_PIXELS = 1 << 26  # size limit of an image, 8192x8192: decoding one takes less than 1 GB
+# Operations that turn an image upright, by its EXIF orientation
+UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
 
 
 @contextlib.contextmanager
 def open_image(file):
-    """Open an image file (a path or an open file) and turn it upright according to its EXIF data.
+    """Open an image file (a path or an open file), with 8-bit samples and upright according to its EXIF data.
 
-    Raises DataError for an unknown format or too many pixels. Broken images can raise any exception, even later.
+    Raises DataError for an unknown format, too many pixels, values of an unknown range or a wrong checksum. Broken
+    images can raise any exception, even later.
     """
+    content = file.read() if hasattr(file, 'read') else Path(file).read_bytes()
+    content, orientation = remove_metadata(content)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # Pillow warns of flaws that do not affect the pixels
         try:
-            opened = Image.open(file, formats=FORMATS)
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
         except UnidentifiedImageError:
             raise DataError('not an image of a known format') from None
-        with opened as image:
-            # Only the header has been read so far: check the size before anything is decoded.
-            if math.prod(image.size) > MAX_PIXELS:
-                raise DataError(f'{image.width}x{image.height} is more than {MAX_PIXELS} pixels')
-            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-                ImageOps.exif_transpose(image, in_place=True)
-            yield image
+        # Only the header has been read so far: check the size before anything is decoded.
+        if math.prod(image.size) > MAX_PIXELS:
+            raise DataError(f'{image.width}x{image.height} is more than {MAX_PIXELS} pixels')
+        image = to_8_bits(image, content)
+        if orientation in UPRIGHT:
+            image = image.transpose(UPRIGHT[orientation])
+        yield image
 
 
 def crop_and_resize(image, box, size: tuple[int, int], draft_side: float) -> Image.Image:
     """Crop an open image to `box` (left, top, right, bottom) and resize it to `size` (width, height), bilinear.
 
-    Returns 8-bit RGB for every mode of `image`: 16-bit grey is scaled, and transparent parts become white.
+    Returns RGB; transparent parts become white.
     draft_side: a length in pixels, at most the longer side of the box. A JPEG is decoded at the smallest of 1/1, 1/2,
     1/4 and 1/8 of its size at which this length is still the longer side of `size` or more.
     """
@@ -50,11 +67,5 @@ def crop_and_resize(image, box, size: tuple[int, int], draft_side: float) -> Ima
     # The box may cut through pixels. Cropping to the whole pixels it touches keeps the filter from reaching further.
     left, top, right, bottom = (edge * scale for edge in box)
     x, y = math.floor(left), math.floor(top)
-    image = image.crop((x, y, math.ceil(right), math.ceil(bottom)))
-    # Convert to 8-bit RGB.
-    # Convert to 8-bit RGB, on white.
-    if image.mode.startswith('I'):  # 16-bit grey, which Pillow would clip
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA'))
-    return image.convert('RGB').resize(size, Image.Resampling.BILINEAR, (left - x, top - y, right - x, bottom - y))
+    image = to_rgb(image, (x, y, math.ceil(right), math.ceil(bottom)))
+    return image.resize(size, Image.Resampling.BILINEAR, (left - x, top - y, right - x, bottom - y))
