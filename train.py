@@ -10,14 +10,19 @@ python train.py --resume --run-dir runs/NAME  resume a run where it stopped
 import contextlib
 import functools
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# Python leaves out this folder with -P and -I. `common` comes first, because it checks the installation.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from common import cli, files
+
+# isort: split
 import numpy as np
 
 import dcgan
-from common import cli, files
 from config.settings import list_systems, parse_arguments, system_of
 from distributed.cluster import from_environment
 from distributed.launch import is_launcher, launch
