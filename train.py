@@ -231,13 +231,15 @@ def print_start(run: Run, replica: Replica) -> None:
 
 
 def print_end(run: Run, step: int) -> None:
-    """Print how far the run has come, and the next command."""
+    """Print how far the run has come, the next command, and the warning if the training is failing."""
     quoted = shlex.quote(str(run.directory))
     if step < run.last_step:
         print(f'Stopped and saved at step {step}. To continue: python train.py --resume --run-dir {quoted}')
     else:
         print(f'Done: {step} steps. To draw faces: python generate.py --checkpoint {quoted}')
     print(f'Samples: {run.grid(step)}\nTraining animation: {training_gif(run.directory)}')
+    if run.warning:
+        print(run.warning)
 
 
 if __name__ == '__main__':

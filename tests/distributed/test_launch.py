@@ -84,7 +84,7 @@ def test_workers_of_this_machine_and_of_tf_config_exclude_each_other(monkeypatch
     config = {'cluster': {'worker': ['a:1', 'b:2']}, 'task': {'type': 'worker', 'index': 0}}
     monkeypatch.setenv('TF_CONFIG', json.dumps(config))
     assert not launch.is_launcher(1)
-    with pytest.raises(cli.UserError, match='use either --workers or TF_CONFIG, not both'):
+    with pytest.raises(cli.UserError, match='use either --workers or the environment variable TF_CONFIG, not both'):
         launch.is_launcher(2)
     config['cluster'] = {'worker': ['a:1']}
     monkeypatch.setenv('TF_CONFIG', json.dumps(config))
