@@ -9,13 +9,17 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+# Python leaves out this folder with -P and -I. `common` comes first, because it checks the installation.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from common import cli
+
+# isort: split
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 import helper
-from common import cli
 from common.files import replacing
-from common.lazy import LazyModule
+from common.lazy import LazyModule, load_with_matplotlib
 from metrics import features
 from metrics.ms_ssim import mean_ms_ssim
 from metrics.nearest import nearest
@@ -26,7 +30,7 @@ from sampling.generator import PRETRAINED, draw_faces
 from sampling.pictures import LABEL_HEIGHT, labelled_grid
 from training.data import choose_hold_out, load_dataset
 
-figure = LazyModule('matplotlib.figure')
+figure = LazyModule('matplotlib.figure', load_with_matplotlib)
 
 MAX_FACES = 4096  # limit for generated and for held-out faces, to save time and memory
 MIN_HELD_OUT = 2  # minimum for the MS-SSIM of pairs

@@ -14,14 +14,19 @@ python generate.py --checkpoint runs/NAME --with Smiling --without Male    if it
 import itertools
 import math
 import re
+import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+# Python leaves out this folder with -P and -I. `common` comes first, because it checks the installation.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from common import cli
+
+# isort: split
 import numpy as np
 
 import helper
-from common import cli
 from common.files import replacing
 from export.formats import FORMATS, export_generator
 from export.page import export_page

@@ -10,14 +10,19 @@ python train.py --resume --run-dir runs/NAME  resume a run where it stopped
 import contextlib
 import functools
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# Python leaves out this folder with -P and -I. `common` comes first, because it checks the installation.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from common import cli, files
+
+# isort: split
 import numpy as np
 
 import dcgan
-from common import cli, files
 from config.settings import list_systems, parse_arguments, system_of
 from distributed.cluster import from_environment
 from distributed.launch import is_launcher, launch
@@ -224,13 +229,15 @@ def print_start(run: Run, replica: Replica) -> None:
 
 
 def print_end(run: Run, step: int) -> None:
-    """Print how far the run has come, and the next command."""
+    """Print how far the run has come, the next command, and the warning if the training is failing."""
     quoted = shlex.quote(str(run.directory))
     if step < run.last_step:
         print(f'Stopped and saved at step {step}. To continue: python train.py --resume --run-dir {quoted}')
     else:
         print(f'Done: {step} steps. To draw faces: python generate.py --checkpoint {quoted}')
     print(f'Samples: {run.grid(step)}\nTraining animation: {training_gif(run.directory)}')
+    if run.warning:
+        print(run.warning)
 
 
 if __name__ == '__main__':

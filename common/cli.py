@@ -3,13 +3,14 @@
 import argparse
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +19,8 @@ from tqdm import tqdm
 from common import files
 
 STOPPED = 75  # exit status after a stop signal and a last checkpoint: EX_TEMPFAIL of sysexits.h, "try again"
+ENDS = ('SIGINT', 'SIGTERM', 'SIGHUP')  # signals that end a program: Ctrl-C, `kill`, a closed terminal
+WARNINGS = ('SIGUSR1', 'SIGUSR2', 'SIGXCPU')  # signals by which schedulers warn that time runs out, maybe repeatedly
 
 
 class UserError(Exception):
@@ -110,33 +113,36 @@ def progress(**options) -> tqdm:
     return tqdm(disable=None, **options)
 
 
-def stop_signals() -> list[int]:
-    """Ctrl-C, SIGTERM and SIGHUP (a closed terminal), except those that are ignored, as under nohup."""
-    signals = {signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)}
-    return [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+def stop_signals(names: Iterable[str] = (*ENDS, *WARNINGS)) -> list[int]:
+    """The numbers of those signals that this system has and that are not ignored, as SIGHUP is under nohup."""
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+
+
+@contextlib.contextmanager
+def handling(signals: list[int], handler: Callable) -> Iterator[None]:
+    """Call `handler` for these signals, and restore the previous handlers. Does nothing outside the main thread."""
+    is_main = threading.current_thread() is threading.main_thread()  # Python allows handlers only there
+    previous = {number: signal.signal(number, handler) for number in signals if is_main}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that the first of the `stop_signals` sets. A second one ends the program at once.
+    """Yield an event that the `stop_signals` set. After one of ENDS, another of them ends the program at once."""
+    stop, ends = threading.Event(), stop_signals(ENDS)
 
-    The previous signal handlers are restored afterwards.
-    """
-    stop = threading.Event()
-
-    def request(*_):
+    def request(number, _frame):
         stop.set()
-        for number in previous:
-            signal.signal(number, signal.SIG_DFL)
+        for each in ends if number in ends else ():
+            signal.signal(each, signal.SIG_DFL)
 
-    previous = {number: signal.getsignal(number) for number in stop_signals()}
-    for number in previous:
-        signal.signal(number, request)
-    try:
+    with handling(stop_signals(), request):
         yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 class Output:
@@ -165,18 +171,27 @@ class Output:
                 raise
 
 
-def open_streams() -> None:
+@contextlib.contextmanager
+def open_streams() -> Iterator[None]:
     """Make stdin, stdout and stderr usable even if the caller has closed them or closes them later."""
-    for name in 'stdin', 'stdout', 'stderr':
-        stream = getattr(sys, name)
+    before = {name: getattr(sys, name) for name in ('stdin', 'stdout', 'stderr')}
+    for name, stream in before.items():
         # Replace a closed stream: the next file opened would get its number, and a child process would write to it.
         if stream is None:
             stream = open(os.devnull, 'r' if name == 'stdin' else 'w')  # noqa: SIM115
             os.set_inheritable(stream.fileno(), True)
-        if name != 'stdin':
+        # Leave the streams of notebooks and tests as they are.
+        if name != 'stdin' and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, errors='backslashreplace')  # paths may not fit the encoding
             stream = Output(stream)
         setattr(sys, name, stream)
+    try:
+        yield
+    finally:
+        for name, stream in before.items():
+            with contextlib.suppress(OSError, ValueError):  # full disk, closed by the command
+                getattr(sys, name).flush()
+            setattr(sys, name, stream)
 
 
 def exit_status(error: BaseException | None) -> int:
@@ -196,12 +211,13 @@ def exit_status(error: BaseException | None) -> int:
 
 
 def run(main) -> NoReturn:
-    """Run a command and exit with its status."""
-    open_streams()
-    # SIGTERM raises an exception, so that temporary files are removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        main()
-    except BaseException as error:
-        sys.exit(exit_status(error))
-    sys.exit(0)
+    """Run a command and exit with its status. Signals raise an exception, so that temporary files are removed."""
+    signals = [number for number in stop_signals() if number != signal.SIGINT]  # Python raises KeyboardInterrupt
+    status = 0
+    with open_streams(), handling(signals, lambda number, _: sys.exit(128 + number)):
+        try:
+            main()
+            sys.stdout.flush()
+        except BaseException as error:
+            status = exit_status(error)
+    sys.exit(status)

@@ -30,35 +30,38 @@ GREETING = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 
 
 def from_environment(timeout: float):
     """The `Worker` that TF_CONFIG describes, or a single-process `Replica`. Raises UserError if it is malformed."""
-    text = os.environ.get('TF_CONFIG')
-    if not text:
-        return Replica()
-
     # Number the tasks of all jobs: the index of this one is its number.
     try:
-        config = json.loads(text)
+        config = json.loads(os.environ.get('TF_CONFIG') or '{}')
+        if not config.get('cluster'):
+            return Replica()
         jobs, task = config['cluster'], config['task']
         tasks = {(job, index): address for job in JOBS for index, address in enumerate(jobs.get(job, []))}
         index = list(tasks).index((task['type'], int(task['index'])))
     except (ValueError, KeyError, TypeError, AttributeError):
         example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
-        raise cli.UserError(f'TF_CONFIG is malformed; expected {example}, with a task of the cluster') from None
+        raise wrong_config(f'is malformed, expected {example}, with a task of the cluster') from None
 
     # Refuse clusters in which these workers could not train together.
     if ('chief', 1) in tasks or not set(jobs) <= set(JOBS):
-        raise cli.UserError('TF_CONFIG: the cluster may have only the jobs "worker" and "chief", with one chief')
+        raise wrong_config('may have only the jobs "worker" and "chief", with one chief')
     addresses = list(tasks.values())
     if len({split_address(address) for address in addresses}) < len(addresses):
-        raise cli.UserError('TF_CONFIG: two workers have the same address')
+        raise wrong_config('has the same address for two workers')
     launched = config.get('environment') == LAUNCHED
     return Worker(index, addresses, timeout, launched) if len(addresses) > 1 else Replica()
+
+
+def wrong_config(problem: str) -> cli.UserError:
+    """The error that TF_CONFIG has a problem."""
+    return cli.UserError(f'the environment variable TF_CONFIG {problem}; to train in one process: unset TF_CONFIG')
 
 
 def split_address(address) -> tuple[str, int]:
     """The host and the port of an address. Raises UserError."""
     host, _, port = address.rpartition(':') if isinstance(address, str) else ('', '', '')
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise cli.UserError(f'TF_CONFIG: {address!r} is not an address of the form host:port')
+        raise wrong_config(f'has {address!r} instead of an address of the form host:port')
     return host.strip('[]'), int(port)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ def is_launcher(count: int) -> bool:
     if count == 1 or (isinstance(replica, Worker) and replica.launched):
         return False
     if replica.count > 1:
-        raise cli.UserError('use either --workers or TF_CONFIG, not both')
+        raise cli.UserError('use either --workers or the environment variable TF_CONFIG, not both')
     return True
 
 
@@ -35,7 +36,8 @@ def launch(count: int, timeout: float, prepare) -> None:
     """
     gpus = visible_gpus()
     if gpus and len(gpus) < count:
-        raise cli.UserError(f'--workers {count} needs {count} GPUs, but only {len(gpus)} can be used')
+        problem = f'--workers {count} needs {count} GPUs, but only {len(gpus)} can be used'
+        raise cli.UserError(f'{problem}; to train on the CPU, set CUDA_VISIBLE_DEVICES=-1')
     if gpus:
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
     prepare()
@@ -49,12 +51,20 @@ def launch(count: int, timeout: float, prepare) -> None:
         for index in range(count):
             variables, share = share_of_devices(index, count, gpus, cores)
             if share:
+                stack.callback(os.sched_setaffinity, 0, cores)
                 os.sched_setaffinity(0, share)
             workers.append(stack.enter_context(start_worker(index, addresses, variables, errors[index])))
             stack.callback(workers[-1].kill)
 
-        # Wait for the first failure or for the end of all.
-        received = pass_on_signals(workers)
+        # Wait for the first failure or for the end of all, and pass on stop signals.
+        received: list[int] = []
+
+        def pass_on(number, _frame):
+            received.append(number)
+            for worker in workers:
+                worker.send_signal(number)
+
+        stack.enter_context(cli.handling(cli.stop_signals(), pass_on))
         outcome(wait_for_end(workers), received, errors, timeout)
 
 
@@ -69,8 +79,11 @@ def share_of_devices(index: int, count: int, gpus: list[str], cores: list[int]) 
 def start_worker(index: int, addresses: list[str], variables: dict[str, str], errors) -> subprocess.Popen:
     """Start a worker with more environment variables. errors: a file for its stderr unless it is the chief."""
     config = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}, 'environment': LAUNCHED}
+    # The command with Python's own options, except in a notebook, which runs it in its own process.
+    flags = sys.argv[1:]
+    command = sys.orig_argv[1:] if sys.orig_argv[-len(flags) :] == flags else sys.argv
     return subprocess.Popen(
-        [sys.executable, *sys.orig_argv[1:]],
+        [sys.executable, *command],
         env=os.environ | variables | {'TF_CONFIG': json.dumps(config)},
         stdin=subprocess.PIPE,  # closed when this process ends, even if it is killed: see Worker._follow_launcher
         stdout=subprocess.DEVNULL if index else None,
@@ -80,11 +93,23 @@ def start_worker(index: int, addresses: list[str], variables: dict[str, str], er
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
-    if 'CUDA_VISIBLE_DEVICES' in os.environ:
-        return [name for name in os.environ['CUDA_VISIBLE_DEVICES'].split(',') if name not in ('', '-1')]
-    lines = subprocess.getoutput('nvidia-smi --list-gpus').splitlines()  # an error message if there is no driver
-    return [str(index) for index in range(sum(line.startswith('GPU') for line in lines))]
+    """The GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES: indices or UUIDs.
+
+    Like CUDA, ignores that variable from the first name on that fits no GPU of the machine.
+    """
+    # A line is "GPU 0: NVIDIA A100 (UUID: GPU-5b...)", or an error message if there is no driver.
+    listed = subprocess.getoutput('nvidia-smi --list-gpus')
+    indices = re.findall(r'^GPU (\d+):', listed, re.MULTILINE)
+    uuids = re.findall(r'UUID: (\S+)\)', listed)  # of the GPUs and their MIG partitions
+
+    gpus: list[str] = []
+    names = os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(indices)).split(',')
+    for name in map(str.strip, names):
+        matches = [uuid for uuid in uuids if name.startswith(('GPU-', 'MIG-')) and uuid.startswith(name)]
+        if name in gpus or (name not in indices and len(matches) != 1):
+            break
+        gpus.append(name)
+    return gpus
 
 
 def free_addresses(count: int) -> list[str]:
@@ -92,20 +117,6 @@ def free_addresses(count: int) -> list[str]:
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(socket.create_server(('127.0.0.1', 0))) for _ in range(count)]
         return [f'127.0.0.1:{server.getsockname()[1]}' for server in servers]
-
-
-def pass_on_signals(workers: list[subprocess.Popen]) -> list[int]:
-    """Pass on stop signals to the workers. Returns a list to which each signal received is added."""
-    received: list[int] = []
-
-    def pass_on(number, _frame):
-        received.append(number)
-        for worker in workers:
-            worker.send_signal(number)
-
-    for number in cli.stop_signals():
-        signal.signal(number, pass_on)
-    return received
 
 
 def wait_for_end(workers: list[subprocess.Popen]) -> list[int | None]:

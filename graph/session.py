@@ -1,12 +1,11 @@
 """TensorFlow and its sessions. All other modules import `tf` from here; it loads on first use."""
 
 import contextlib
-import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.lazy import LazyModule
+from common.lazy import LazyModule, load_with_matplotlib
 
 BFLOAT16_FLAGS = {'amx_bf16', 'avx512_bf16', 'bf16'}  # flags in /proc/cpuinfo of x86 and Arm processors
 
@@ -36,7 +35,7 @@ def load_tensorflow(name: str):
     # TensorFlow enables oneDNN only with AVX-512 VNNI or newer, although AVX2 gains as much.
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
     with quiet_stderr():
-        module = importlib.import_module(name)
+        module = load_with_matplotlib(name)  # Keras imports it
         # TensorFlow 2.18 also prints messages at the first run. Without a GPU, which the real session will claim.
         config = module.ConfigProto(device_count={'GPU': 0})
         with module.Graph().as_default(), module.Session(config=config) as session:

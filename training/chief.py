@@ -1,6 +1,8 @@
 """What the chief does next to training: it checks, evaluates, logs, saves, and warns."""
 
 import contextlib
+import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,17 +14,21 @@ from training.monitor import Evaluator, FailureMonitor
 from training.run import Run
 
 STATISTICS_BATCH = 512  # generated faces for the batch norm statistics of the samples
+FIRST_SAVE_SECONDS = 300  # time until the first checkpoint, even if a step takes minutes
+SAVE_SECONDS = 900  # time between later checkpoints, if the schedule has none
 
 
 class Chief(contextlib.ExitStack):
     """Looks after a run that trains in `session`. A context manager, which closes the log.
 
-    model: the `train.TrainingGraph`. step: the number of steps made so far. sample_z: the latents of the grids.
+    model: the `train.TrainingGraph`. step: the number of steps made so far. clock: the time in seconds.
+    sample_z: the latents of the grids.
     """
 
-    def __init__(self, run: Run, session, model, step: int):
+    def __init__(self, run: Run, session, model, step: int, clock: Callable[[], float] = time.monotonic):
         super().__init__()
-        self.run, self.session, self.model = run, session, model
+        self.run, self.session, self.model, self.clock = run, session, model, clock
+        self.save_time = clock() + FIRST_SAVE_SECONDS  # when a checkpoint is due
         system, seed = run.system, run.settings['seed']
         self.sample_z = sample_latents(system, np.random.default_rng(seed), system.samples)  # generate.py --seed SEED
         self.statistics_z = sample_latents(system, np.random.default_rng((2, seed)), STATISTICS_BATCH)
@@ -40,8 +46,8 @@ class Chief(contextlib.ExitStack):
 
         losses: the `dcgan.Losses` of each step. last: the training ends. Raises UserError.
         """
-        # Fail before a checkpoint of bad weights is saved.
-        due = self.run.due(step, last)
+        # A checkpoint is also due by time. Fail before one of bad weights is saved.
+        due = self.run.due(step, last) | ({'save'} if self.clock() >= self.save_time else set())
         self.check_finite(step, losses, weights=bool(due))
 
         # Compare with held-out faces.
@@ -60,6 +66,7 @@ class Chief(contextlib.ExitStack):
             if is_due:
                 saver, directory = self.model.saver, self.run.directory
                 checkpoints.save(self.session, saver, directory, kind, step, self.monitor.healthy)
+                self.save_time = self.clock() + SAVE_SECONDS
         return 'sample' in due
 
     def after_samples(self, step: int, faces: np.ndarray) -> None:
@@ -67,8 +74,8 @@ class Chief(contextlib.ExitStack):
         if step == 0:
             self.log.show_start(self.model.graph, faces)
             return
-        d_loss = self.log.print_losses(step, faces)
-        self.monitor.check(step, d_loss, faces, self.log)
+        means = self.log.print_losses(step, faces)
+        self.monitor.check(step, means['d_loss'], means['g_loss'], faces, self.log)
 
     def check_finite(self, step: int, losses, weights: bool) -> None:
         """Raise UserError unless the losses of the steps up to `step`, and the `weights` if so asked, are finite."""

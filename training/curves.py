@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 from common import cli, files
-from common.lazy import LazyModule
+from common.lazy import LazyModule, load_with_matplotlib
 from rundir.checkpoints import find_grids
 from sampling.pictures import evenly_spaced, gif_bounds, save_gif
 
-figure = LazyModule('matplotlib.figure')
+figure = LazyModule('matplotlib.figure', load_with_matplotlib)
 
 MAX_POINTS = 200  # points per curve after thinning
 FRAME_MILLISECONDS, LAST_FRAME_MILLISECONDS = 150, 3000

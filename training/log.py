@@ -109,8 +109,8 @@ class Log(contextlib.ExitStack):
         scalars = {f'quality/SWD x1000, {level}': distance for level, distance in distances.items()}
         self.add_event(step=step, summary=summary(scalars))
 
-    def print_losses(self, step: int, faces: np.ndarray) -> float:
-        """Print, plot and log the means since the last grid, with the grid's `faces`. Returns the mean d_loss."""
+    def print_losses(self, step: int, faces: np.ndarray) -> dict[str, float]:
+        """Print, plot, log and return the means since the last grid, by the names of MEANS. faces: the new grid."""
         run, means = self.run, dict(zip(LOSSES, self.sums / self.count, strict=True))
         means['images_per_second'] = self.count / self.seconds
         self.reset_means()
@@ -124,7 +124,7 @@ class Log(contextlib.ExitStack):
             'D(G(z)) {d_fake:.3f}, {images_per_second:.1f} images/s, '.format(**means)
             + f'samples {run.grid(step)}'
         )
-        return means['d_loss']
+        return means
 
 
 def summary(scalars=None, images=None):

@@ -37,13 +37,14 @@ class Run:
     """A training run.
 
     settings: see `config.settings.choose_settings`. directory: the run directory, on the chief; the other replicas
-    write nothing. checkpoint: the one to resume from, None for a new run.
+    write nothing. checkpoint: the one to resume from, None for a new run. warning: see `monitor.FailureMonitor`.
     """
 
     settings: dict
     dataset: helper.Dataset
     directory: Path = Path(os.devnull)
     checkpoint: Checkpoint | None = None
+    warning: str = ''
 
     @cached_property
     def system(self) -> System:

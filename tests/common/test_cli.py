@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,29 @@ def test_a_terminated_command_removes_its_temporary_files(tmp_path):
     assert result.returncode == 143 and result.stderr == '' and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ('error', 'status'),
+    [(None, 0), (cli.UserError('x'), 2), (SystemExit(75), 75), (KeyboardInterrupt(), 130), (KeyError(), 1)],
+)
+def test_streams_and_signals_are_as_before_after_a_command(monkeypatch, error, status):
+    def state():
+        return [sys.stdin, sys.stdout, sys.stderr, *map(signal.getsignal, cli.stop_signals())]
+
+    def main():
+        print('a line')
+        print('another', file=sys.stderr)
+        assert state() != before
+        if error:
+            raise error
+
+    monkeypatch.setattr(sys, 'stdout', io.StringIO())  # as in a notebook: it cannot be configured
+    monkeypatch.setattr(sys, 'stderr', None)
+    before = state()
+    with pytest.raises(SystemExit) as exit:
+        cli.run(main)
+    assert exit.value.code == status and state() == before and sys.stdout.getvalue() == 'a line\n'
+
+
 # --- streams
 
 
@@ -220,6 +244,23 @@ STOP = (
 def test_the_first_signal_asks_to_stop_and_the_second_ends_the_program(name):
     result = run_code(STOP.format(name, 'SIG_DFL'))
     assert result.stdout == 'True\n' and result.returncode == -signal.Signals[f'SIG{name}']
+
+
+@pytest.mark.parametrize('name', ['USR1', 'USR2', 'XCPU'])
+def test_a_warning_of_a_scheduler_asks_to_stop_however_often_it_comes(name):
+    result = run_code(STOP.format(name, 'SIG_DFL'))
+    assert result.stdout == 'True\nstill here\n' and result.returncode == 0
+
+
+def test_signals_are_left_alone_outside_the_main_thread():
+    before = [signal.getsignal(number) for number in cli.stop_signals()]
+
+    def enter_and_leave():
+        with cli.stop_on_signals() as stop:
+            return stop.is_set(), [signal.getsignal(number) for number in cli.stop_signals()]
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(enter_and_leave).result() == (False, before)
 
 
 def test_a_signal_that_is_ignored_stays_ignored():

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -39,3 +40,18 @@ def test_a_command_loads_no_large_library_before_it_needs_it(script):
     )
     result = subprocess.run([sys.executable, '-c', code, '--help'], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout.splitlines()[-1] == 'set()', result.stderr
+
+
+@pytest.mark.parametrize(('backend', 'kept'), [('gone', None), ('svg', 'svg'), ('module://gone', 'module://gone')])
+def test_a_backend_of_matplotlib_that_is_not_installed_does_no_harm(backend, kept):
+    code = (
+        'import os\n'
+        'from common.lazy import LazyModule, load_with_matplotlib\n'
+        'figure = LazyModule("matplotlib.figure", load_with_matplotlib)\n'
+        'figure.Figure().savefig(os.devnull, format="png")\n'
+        'import matplotlib\n'
+        'print(matplotlib.rcParams._get_backend_or_none(), os.environ["MPLBACKEND"])\n'
+    )
+    options = {'env': os.environ | {'MPLBACKEND': backend}, 'capture_output': True, 'text': True}
+    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, **options)
+    assert (result.stdout, result.stderr) == (f'{kept} {backend}\n', '')

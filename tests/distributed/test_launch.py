@@ -84,7 +84,7 @@ def test_workers_of_this_machine_and_of_tf_config_exclude_each_other(monkeypatch
     config = {'cluster': {'worker': ['a:1', 'b:2']}, 'task': {'type': 'worker', 'index': 0}}
     monkeypatch.setenv('TF_CONFIG', json.dumps(config))
     assert not launch.is_launcher(1)
-    with pytest.raises(cli.UserError, match='use either --workers or TF_CONFIG, not both'):
+    with pytest.raises(cli.UserError, match='use either --workers or the environment variable TF_CONFIG, not both'):
         launch.is_launcher(2)
     config['cluster'] = {'worker': ['a:1']}
     monkeypatch.setenv('TF_CONFIG', json.dumps(config))
@@ -94,34 +94,58 @@ def test_workers_of_this_machine_and_of_tf_config_exclude_each_other(monkeypatch
 # --- what each worker gets
 
 
+def gpu_machine(folder, *uuids):
+    """A PATH with the nvidia-smi of a machine with GPUs of these UUIDs, the first with a MIG partition."""
+    lines = [f'GPU {index}: NVIDIA A (UUID: {uuid})' for index, uuid in enumerate(uuids)]
+    lines[1:1] = ['  MIG 1g.5gb Device 0: (UUID: MIG-1)']
+    program = folder / 'nvidia-smi'
+    program.write_text(f'#!{sys.executable}\nprint({chr(10).join(lines)!r})\n')
+    program.chmod(0o755)
+    return f'{folder}:{os.environ["PATH"]}'
+
+
 @pytest.mark.parametrize(
-    ('names', 'gpus'), [('', []), ('-1', []), ('0,2', ['0', '2']), ('GPU-a,GPU-b', ['GPU-a', 'GPU-b'])]
+    ('names', 'gpus'),
+    [
+        (None, ['0', '1']),
+        ('', []),
+        ('-1', []),
+        ('NoDevFiles', []),
+        ('1', ['1']),
+        ('1, 0', ['1', '0']),
+        ('0,2,1', ['0']),  # like CUDA: nothing after the first that does not exist
+        ('1,1', ['1']),
+        ('GPU-ab,GPU-b', ['GPU-ab', 'GPU-b']),
+        ('GPU-,1', []),  # of two
+        ('MIG-1,GPU-c', ['MIG-1']),
+    ],
 )
-def test_the_gpus_are_those_that_the_environment_leaves(monkeypatch, names, gpus):
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', names)
+def test_the_gpus_are_those_of_the_machine_that_the_environment_leaves(monkeypatch, tmp_path, names, gpus):
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    monkeypatch.setenv('PATH', gpu_machine(tmp_path, 'GPU-abc', 'GPU-bcd'))
+    if names is not None:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', names)
     assert launch.visible_gpus() == gpus
 
 
-def test_the_gpus_of_the_machine_are_counted(monkeypatch, tmp_path):
-    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+@pytest.mark.parametrize('names', ['0', '0,1', 'foo', 'NoDevFiles', 'GPU-abc'])
+def test_a_machine_without_gpus_has_none_even_if_the_environment_names_some(monkeypatch, tmp_path, names):
     monkeypatch.setenv('PATH', str(tmp_path))
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', names)
     assert launch.visible_gpus() == []
-    program = tmp_path / 'nvidia-smi'
-    program.write_text(f'#!{sys.executable}\nprint("GPU 0: A (UUID: x)\\n  MIG 1g: y\\nGPU 1: A (UUID: z)")\n')
-    program.chmod(0o755)
-    assert launch.visible_gpus() == ['0', '1']
 
 
 def test_each_worker_has_a_gpu_and_the_launcher_none(launch_workers, tmp_path):
     code = "open(os.environ['CUDA_VISIBLE_DEVICES'], 'x').close()"
-    process = launch_workers(code, code, CUDA_VISIBLE_DEVICES='first,second')
+    path = gpu_machine(tmp_path, 'GPU-a', 'GPU-b')
+    process = launch_workers(code, code, PATH=path, CUDA_VISIBLE_DEVICES='1,GPU-a')
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0 and errors == ''
-    assert (tmp_path / 'first').exists() and (tmp_path / 'second').exists()
+    assert (tmp_path / '1').exists() and (tmp_path / 'GPU-a').exists()
 
 
-def test_too_few_gpus_are_an_error_before_anything_is_done(launch_workers):
-    process = launch_workers('', '', CUDA_VISIBLE_DEVICES='0')
+def test_too_few_gpus_are_an_error_before_anything_is_done(launch_workers, tmp_path):
+    process = launch_workers('', '', PATH=gpu_machine(tmp_path, 'GPU-a'), CUDA_VISIBLE_DEVICES='0')
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 2 and errors.count('\n') == 1 and output == ''
     assert '--workers 2 needs 2 GPUs, but only 1 can be used' in errors
@@ -194,7 +218,7 @@ def test_a_worker_that_does_not_end_is_killed(launch_workers, tmp_path):
     assert not (tmp_path / 'pid').exists() or not is_running((tmp_path / 'pid').read_text())
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize('number', cli.stop_signals())
 def test_signals_are_passed_on_to_all_workers(launch_workers, tmp_path, number):
     handler = f'signal.signal({int(number)}, lambda *_: (open("stopped{{0}}", "x"), sys.exit(0))); '
     code = handler + 'open("ready{0}", "x").close(); ' + HANG

@@ -1,5 +1,6 @@
 """What the chief does next to training."""
 
+import itertools
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -22,8 +23,10 @@ def chief(tmp_path):
     """The chief of a run that evaluates nothing, in place of whose session the weights are finite."""
     run = new_run('--batch-size 4 --sample-every 7', FACES, tmp_path)
     run.open_directory()
-    model = SimpleNamespace(store_statistics='statistics', input_z='z', weights_finite='finite')
-    with Chief(run, SimpleNamespace(run=lambda fetch, feed=None: fetch == 'finite'), model, step=3) as chief:
+    model = SimpleNamespace(store_statistics='statistics', input_z='z', weights_finite='finite', saver=None)
+    session = SimpleNamespace(run=lambda fetch, feed=None: fetch == 'finite')
+    times = itertools.count(step=100)  # each look at the clock is 100 seconds after the last
+    with Chief(run, session, model, step=3, clock=lambda: next(times)) as chief:
         yield chief
 
 
@@ -50,10 +53,20 @@ def test_weights_are_checked_only_if_something_is_due(chief):
         chief.check_finite(9, losses_of(1), weights=True)
 
 
+def test_checkpoints_are_also_saved_by_time(chief, monkeypatch):
+    saved = []
+    monkeypatch.setattr('rundir.checkpoints.save', lambda *args: saved.append(args[3:5]))
+    monkeypatch.setattr(chief.run, 'due', lambda step, last: {'keep'} if step == 20 else set())
+    for step in range(4, 32):  # 100 seconds each, and 100 more to save
+        assert not chief.after_steps(step, losses_of(1), 90.0, last=False)
+    # After 300 seconds, then after 900 each since the last one, be it due by time or by the schedule.
+    assert saved == [('step', 6), ('step', 15), ('keep', 20), ('step', 29)]
+
+
 def test_a_grid_is_due_when_the_schedule_or_the_end_wants_one(chief, monkeypatch):
     saved = []
     monkeypatch.setattr('rundir.checkpoints.save', lambda *args: saved.append(args[3:5]))
-    chief.model.saver = None
+    chief.save_time = math.inf
     due = [chief.after_steps(step, losses_of(1), 90.0, last=step == 9) for step in (6, 7, 8, 9)]
     assert due == [False, True, False, True] and saved == [('keep', 8), ('step', 9)]
     assert [int(row['step']) for row in read_log(chief.run.directory)] == [6, 7, 8, 9]

@@ -85,9 +85,9 @@ def test_a_grid_is_recorded_with_the_means_since_the_last_one(run, tmp_path, cap
     with Log(run, 0) as logger:
         add_step(logger, 1, (1.0, 0.5, scores(0.2, 0.4), scores(0.1, 0.1)), 30.0, None)
         add_step(logger, 2, (2.0, 1.5, scores(0.6, 0.8), scores(0.3, 0.3)), 60.0, None)
-        assert logger.print_losses(2, FACES[:4]) == 1.5
+        assert logger.print_losses(2, FACES[:4])['d_loss'] == 1.5
         add_step(logger, 3, (7.0, 9.0, scores(0.5, 0.5), scores(0.5, 0.5)), 10.0, None)
-        assert logger.print_losses(3, FACES[:4]) == 7
+        assert logger.print_losses(3, FACES[:4])['d_loss'] == 7
     line, _ = capsys.readouterr().out.splitlines()
     assert line == (
         'Epoch 1/2, step 2: discriminator loss 1.5000, generator loss 1.0000, D(x) 0.500, D(G(z)) 0.200, '

@@ -12,7 +12,7 @@ from graph.replica import Replica
 from graph.session import open_session, tf
 from rundir.checkpoints import Checkpoint, find_all
 from training import monitor
-from training.monitor import Evaluator, FailureMonitor, diversity, sign_of_failure
+from training.monitor import Contents, Evaluator, FailureMonitor, contents, sign_of_failure
 
 RNG = np.random.default_rng(0)
 FACES = RNG.integers(96, 160, (64, 28, 28, 3), dtype=np.uint8)
@@ -87,10 +87,10 @@ def test_a_run_without_held_out_faces_may_have_an_evaluator(tmp_path):
 # --- signs of failure
 
 
-def test_diversity_is_the_deviation_between_faces_and_not_within_one():
-    assert diversity(np.stack([FACES[0]] * 5)) == 0
+def test_contents_are_the_deviation_between_faces_and_the_share_of_values_between_black_and_white():
+    assert contents(np.stack([FACES[0]] * 5)) == (0, 1)
     pair = np.stack([np.zeros((4, 4, 3)), np.full((4, 4, 3), 10)]).astype(np.uint8)
-    assert diversity(pair) == 5
+    assert contents(pair) == (5, 0.5) and contents(255 - pair) == (5, 0.5)
 
 
 # The lowest loss is the entropy of both labels: of 0.9 it is -0.9 ln 0.9 - 0.1 ln 0.1 = 0.3251, of 0 and of 1 nothing.
@@ -114,15 +114,32 @@ def test_diversity_is_the_deviation_between_faces_and_not_within_one():
     ],
 )
 def test_a_loss_near_the_lowest_possible_one_and_equal_faces_are_signs_of_failure(flags, d_loss, generated, sign):
-    found = sign_of_failure(chosen(flags)[1], d_loss, generated, real=50)
+    found = sign_of_failure(chosen(flags)[1], d_loss, 1, Contents(generated, 1), Contents(50, 1))
     assert found is None if sign is None else sign in found
+
+
+@pytest.mark.parametrize(
+    ('d_loss', 'g_loss', 'drawn', 'real', 'sign'),
+    [
+        (20, 99, 1, 1, None),
+        (101, 1, 1, 1, r'losses explode \(discriminator 101, generator 1\)'),
+        (1, 4.5e12, 1, 1, r'generator 4.5e\+12'),
+        (1, -101, 1, 1, 'losses explode'),
+        (1, 1, 0.05, 0.9, r'95.0% of all pixels are 0 or 255 \(real faces 10.0%\)'),
+        (1, 1, 0.1, 0.9, None),
+        (1, 1, 0, 0, None),  # drawings in black and white
+    ],
+)
+def test_exploding_losses_and_saturated_faces_are_signs_of_failure(d_loss, g_loss, drawn, real, sign):
+    found = sign_of_failure(chosen('')[1], d_loss, g_loss, Contents(50, drawn), Contents(50, real))
+    assert found is None if sign is None else re.search(sign, found)
 
 
 def check(run, steps, failing, log):
     """Check faces at each of `steps`; those in `failing` are all the same."""
     watch = FailureMonitor(run, 0)
     for step in steps:
-        watch.check(step, 0.9, np.repeat(FACES[:1], 9, axis=0) if step in failing else FACES[:9], log)
+        watch.check(step, 0.9, 1, np.repeat(FACES[:1], 9, axis=0) if step in failing else FACES[:9], log)
     return watch
 
 
@@ -133,6 +150,7 @@ def check(run, steps, failing, log):
         (100, range(0, 10_000), 1000),  # and at least 1000 steps
         (100, range(300, 10_000), 1200),  # since the last grid without a sign
         (100, range(300, 1101), None),
+        (100, range(300, 4000), 1200),  # the run has recovered at its end
         (2000, range(2000, 4001), None),
     ],
 )
@@ -140,11 +158,13 @@ def test_a_run_that_has_been_failing_for_long_is_reported_once(tmp_path, every, 
     log = FakeLog()
     watch = check(new_run('', FACES, tmp_path), range(every, 5000, every), failing, log)
     assert len(log.printed) == (0 if warned is None else 1)
+    assert watch.run.warning == (log.printed[0] if warned and failing[-1] > 5000 else '')
     if warned is None:
         assert not (tmp_path / 'warnings.log').exists()
     else:
         assert (tmp_path / 'warnings.log').read_text() == f'Step {warned}. {log.printed[0]}\n'
-        assert f'since step {watch.healthy} the faces hardly differ' in log.printed[0]
+        last = max(step for step in range(0, warned, every) if step not in failing or step == 0)
+        assert f'since step {last} the faces hardly differ' in log.printed[0]
 
 
 def test_a_warning_can_name_a_run_that_is_not_in_utf_8(tmp_path):
@@ -161,8 +181,10 @@ def test_a_training_that_fails_is_reported_with_the_way_back(tmp_path, monkeypat
     flags = '--width 0.05 --batch-size 4 --steps 130 --sample-every 40 --checkpoint-every 20 --ema 0'
     # A generator that wants its images to be told apart: soon all are.
     flags += ' --learning-rate 0.002 --real-label 1 --wanted-label 0'
-    train.train(new_run(flags, FACES, run_dir), Replica())
-    (warning,) = re.findall('Warning: .*', capsys.readouterr().out)
+    train.run_training(new_run(flags, FACES, run_dir), Replica())
+    output = capsys.readouterr().out
+    warning = output.splitlines()[-1]
+    assert re.findall('Warning: .*', output) == [warning] * 2  # when it is noticed, and as the last word
     assert (run_dir / 'warnings.log').read_text().endswith(f'{warning}\n')
     assert len((run_dir / 'warnings.log').read_text().splitlines()) == 1
     assert 'since step 40 the discriminator separates real from generated faces' in warning
