@@ -34,6 +34,7 @@ figure = LazyModule('matplotlib.figure', load_with_matplotlib)
 
 MAX_FACES = 4096  # limit for generated and for held-out faces, to save time and memory
 MIN_HELD_OUT = 2  # minimum for the MS-SSIM of pairs
+FEW_HELD_OUT = 100  # number of held-out faces below which the measures depend mostly on chance
 NEAR = 0.01  # quantile of the held-out faces' distances, below which a face counts as near to a training face
 PAIRS, PAIRS_PER_ROW = 16, 4  # pairs in each half of neighbours.png
 MAX_PAIR_SIDE = 128  # limit for the side of an enlarged face, pixels
@@ -141,12 +142,19 @@ def load_data(args: Namespace, run: dict) -> helper.Dataset:
     if held_out_in_run != 'images':
         settings['hold_out'] = choose_hold_out(settings)
     dataset = load_dataset(settings)
+    # Refuse, or warn of, a data set that is too small.
+    counts = f'{len(dataset.held_out)} of the {len(dataset.faces)} faces of {args.data} are held out'
     if len(dataset.held_out) < MIN_HELD_OUT:
-        raise cli.UserError(f'{args.data} has {dataset}: at least {MIN_HELD_OUT} held-out faces are needed')
+        raise cli.UserError(f'{counts}: at least {MIN_HELD_OUT} are needed, so use a larger data set')
+    if len(dataset.held_out) < FEW_HELD_OUT:
+        print(f'Warning: only {counts}: the measures depend mostly on chance', file=sys.stderr)
 
+    # Warn if held-out faces may be known to the generator.
     if run['data_digest'] != dataset.digest:
-        warning = f'{args.data} is not the data set of this run: it may have been trained on the held-out faces'
-        print(f'Warning: {warning}', file=sys.stderr)
+        reason = 'it may have been trained on the held-out faces'
+        if args.data == 'demo':
+            reason = 'a pretrained generator drew these faces, so they show nothing about a pretrained generator'
+        print(f'Warning: {args.data} is not the data set of this run: {reason}', file=sys.stderr)
     elif held_out_in_run != settings['hold_out']:
         share = 'all' if held_out_in_run == 'none' else 'most'
         print(f'Warning: this run was trained on {share} of the held-out faces', file=sys.stderr)
@@ -160,7 +168,9 @@ def evaluate(args: Namespace, out: Path) -> None:
     run = read_run(run_dir)
     dataset = load_data(args, run)
     held_out = subset(dataset.held_out, MAX_FACES)
-    generated = np.concatenate(list(draw_faces(checkpoint.prefix, len(held_out), args.seed, args.truncate)))
+    # The demo faces are the faces of seed 0 of a pretrained generator: choose latents that none of them has.
+    seed = (1, args.seed) if args.data == 'demo' else args.seed
+    generated = np.concatenate(list(draw_faces(checkpoint.prefix, len(held_out), seed, args.truncate)))
     print(f'{checkpoint.prefix}\nData: {dataset}\nFaces: {len(generated)} drawn, {len(held_out)} held out')
 
     # Measure, and write the figures and the pictures.

@@ -3,7 +3,7 @@
 python generate.py                         ten faces of 28x28 pixels, drawn by a pretrained generator
 python generate.py --size 64               ten faces of 64x64 pixels
 python generate.py --count 1000 --seed 1 --out faces1000
-python generate.py --interpolate 5         an interpolation through five faces
+python generate.py --interpolate 5         a walk through five faces; 3,8,12 instead of 5: through these
 python generate.py --project photo.jpg     the face nearest to a photo, and its latent
 python generate.py --latents faces/latents.npy --directions 6
 python generate.py --arithmetic '3,8,12 - 5,9,1 + 7,2,4'
@@ -11,11 +11,11 @@ python generate.py --checkpoint runs/NAME  faces of your own run
 python generate.py --checkpoint runs/NAME --with Smiling --without Male    if it was trained with --attributes
 """
 
+import csv
 import itertools
 import math
-import re
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,20 +30,16 @@ import helper
 from common.files import replacing
 from export.formats import FORMATS, export_generator
 from export.page import export_page
-from sampling import directions
+from sampling import directions, pictures
 from sampling.conditions import Conditions
 from sampling.generator import PRETRAINED_BY_SIZE, Generator, restored_generator
-from sampling.latents import STEPS_PER_LEG, interpolate, load_latents, sample_latents
-from sampling.pictures import enlarge, labelled_grid, save_gif, side_by_side
-from sampling.projection import CANDIDATES, project
+from sampling.latents import MAX_FACES, STEPS_PER_LEG, faces_of_walk, interpolate, load_latents, sample_latents
+from sampling.projection import CANDIDATES, find_photos, project, read_photo
 from systems import System
 
 MAX_GRID_FACES = 64  # faces in grid.png
 MIN_GRID_SCALE, MAX_GRID_SCALE = 3, 8  # range of --scale in grids: labels need some room
-MAX_STRIP_PIXELS = 1 << 26  # limit for a strip, to save memory
-MAX_INDEX = 999_999  # largest index of a face
-FRAME_MILLISECONDS = 80  # duration of a frame of walk.gif
-FACE_FORMATS, EXPORT_FORMATS = ('png', 'npz'), tuple(FORMATS)  # values of --format, the defaults first
+MAX_STRIP_PIXELS = 1 << 26  # limit for a strip or a comparison, to save memory
 
 
 def choose_latents(args: Namespace, generator: Generator, count: int | None = None) -> np.ndarray:
@@ -51,32 +47,28 @@ def choose_latents(args: Namespace, generator: Generator, count: int | None = No
     system, conditions = generator.system, Conditions.of(generator.system)
     wanted = dict.fromkeys(args.with_, True) | dict.fromkeys(args.without, False)
     asked = conditions.asked(wanted)
-    if not args.latents:
-        return sample_latents(system, np.random.default_rng(args.seed), count or args.count, args.truncate, asked)
-
-    # Load the latents, and change what the flags ask for.
-    latents = load_latents(args.latents, system.z_dim)[:count]
+    if args.latents:
+        # Load the latents, and change what the flags ask for.
+        latents = load_latents(args.latents, system.z_dim)[:count]
+        latents[:, : system.latent_size] *= args.truncate
+        for name, on in wanted.items():
+            latents = conditions.switched(latents, name, on)
+    elif args.seeds:
+        rngs = map(np.random.default_rng, args.seeds[:count])
+        latents = np.concatenate([sample_latents(system, rng, 1, args.truncate, asked) for rng in rngs])
+    else:
+        latents = sample_latents(system, np.random.default_rng(args.seed), count or args.count, args.truncate, asked)
     if count and len(latents) < count:
-        raise cli.UserError(f'the first {count} faces are needed, but --latents has {len(latents)}')
-    latents[:, : system.latent_size] *= args.truncate
-    for name, on in wanted.items():
-        latents = conditions.switched(latents, name, on)
+        source = 'latents' if args.latents else 'seeds'
+        raise cli.UserError(f'the first {count} faces are needed, but --{source} has {len(latents)}')
     return latents
 
 
 def check_size(args: Namespace, system: System, faces: int, scale: int) -> None:
     """Raise UserError if a picture of `faces` faces, enlarged by `scale`, would be too large."""
     if faces * math.prod(system.image_shape[:2]) * scale**2 > MAX_STRIP_PIXELS:
-        raise cli.UserError(f'--{args.task}: more than {MAX_STRIP_PIXELS} pixels: draw fewer faces, or lower --scale')
-
-
-def save_faces(faces, scale: int, out: Path) -> Path:
-    """Save faces as PNG files in a folder without other files, as tools that compute the FID expect."""
-    target = out / 'images' / 'face-*.png'
-    target.parent.mkdir()
-    for index, face in enumerate(faces):
-        enlarge(face, scale).save(target.with_name(f'face-{index:05}.png'))
-    return target
+        remedy = 'choose --format mp4 or frames' if args.task == 'interpolate' else 'draw fewer faces, or lower --scale'
+        raise cli.UserError(f'--{args.task}: more than {MAX_STRIP_PIXELS} pixels: {remedy}')
 
 
 def write_faces(args: Namespace, out: Path) -> None:
@@ -87,7 +79,7 @@ def write_faces(args: Namespace, out: Path) -> None:
 
         # Keep the first faces for the grid. The rest are drawn while they are written, to save memory.
         first = list(itertools.islice(faces, MAX_GRID_FACES))
-        labelled_grid(first, map(str, range(len(first))), args.grid_scale).save(out / 'grid.png')
+        pictures.labelled_grid(first, map(str, range(len(first))), args.grid_scale).save(out / 'grid.png')
         faces = itertools.chain(first, faces)
         if args.format == 'npz':
             # An array called `arr_0`, for the evaluator of Dhariwal and Nichol (2021, arXiv:2105.05233).
@@ -95,26 +87,37 @@ def write_faces(args: Namespace, out: Path) -> None:
             with replacing(target) as temporary:
                 np.savez(temporary, np.fromiter(faces, np.dtype((np.uint8, first[0].shape)), len(latents)))
         else:
-            target = save_faces(faces, args.scale, out)
+            # The folder has no other files, as tools that compute the FID expect.
+            target = pictures.save_faces(faces, len(latents), args.scale, out / 'images')
     np.save(out / 'latents.npy', latents)
     print(f'{len(latents)} faces: {target}\nGrid: {out / "grid.png"}')
 
 
 def write_interpolation(args: Namespace, out: Path) -> None:
-    """Draw an interpolation through faces into the folder `out`: a strip with one row per leg, and a GIF."""
-    # Draw the frames along a closed path.
-    columns = STEPS_PER_LEG + 1
+    """Draw a closed walk through faces into the folder `out`: a GIF and a strip, an MP4 video, or PNG files."""
+    ffmpeg = pictures.find_ffmpeg() if args.format == 'mp4' else ''
+    columns, strip = args.frames + 1, ''
     with restored_generator(args.checkpoint) as generator:
-        check_size(args, generator.system, args.interpolate * columns, args.scale)
-        latents = choose_latents(args, generator, args.interpolate)
-        frames = generator.draw_all(interpolate(generator.system, latents))
-    frames = frames.repeat(args.scale, axis=1).repeat(args.scale, axis=2)
+        if args.format == 'gif':
+            check_size(args, generator.system, len(args.interpolate) * columns, args.scale)
+        latents = choose_latents(args, generator, 1 + max(args.interpolate))[args.interpolate]
+        path = interpolate(generator.system, latents, args.frames)
+        faces = itertools.chain.from_iterable(generator.draw(path, len(path)))
 
-    # Each row ends with the first face of the next row, and the last row with the very first face.
-    indices = np.add.outer(np.arange(0, len(frames), STEPS_PER_LEG), np.arange(columns)) % len(frames)
-    helper.images_square_grid(frames[indices.ravel()], columns=columns).save(out / 'strip.png')
-    save_gif([helper.to_image(frame) for frame in frames], out / 'walk.gif', FRAME_MILLISECONDS)
-    print(f'Animation through {args.interpolate} faces: {out / "walk.gif"}\nFrames: {out / "strip.png"}')
+        # Write the frames while they are drawn.
+        target = out / f'walk.{args.format}'
+        if args.format == 'frames':
+            target = pictures.save_faces(faces, len(path), args.scale, out / 'frames', 'frame')
+        elif args.format == 'mp4':
+            pictures.save_mp4((pictures.enlarge(face, args.scale) for face in faces), target, args.fps, ffmpeg)
+        else:
+            frames = np.array(list(faces)).repeat(args.scale, axis=1).repeat(args.scale, axis=2)
+            pictures.save_gif([helper.to_image(frame) for frame in frames], target, round(1000 / args.fps))
+            # Each row of the strip ends with the first face of the next row, and the last row with the very first face.
+            indices = np.add.outer(np.arange(0, len(frames), args.frames), np.arange(columns)) % len(frames)
+            helper.images_square_grid(frames[indices.ravel()], columns=columns).save(out / 'strip.png')
+            strip = f'\nFrames: {out / "strip.png"}'
+    print(f'Animation through {len(args.interpolate)} faces: {target}{strip}')
 
 
 def write_attribute_grid(args: Namespace, out: Path) -> None:
@@ -127,38 +130,39 @@ def write_attribute_grid(args: Namespace, out: Path) -> None:
         # (N, 1 + attributes, z_dim)
         columns = np.stack([latents, *(conditions.switched(latents, name) for name in names)], axis=1)
         faces = generator.draw_all(columns.reshape(-1, latents.shape[1]))
-    grid = labelled_grid(faces, ['as drawn', *names] * len(latents), args.grid_scale, 1 + len(names))
+    grid = pictures.labelled_grid(faces, ['as drawn', *names] * len(latents), args.grid_scale, 1 + len(names))
     grid.save(out / 'attributes.png')
     print(f'{len(latents)} faces with each attribute: {out / "attributes.png"}')
 
 
 def write_projection(args: Namespace, out: Path) -> None:
     """Find the faces nearest to photos. Write them, their latents and a comparison into the folder `out`."""
-    # Find the latents and save their faces.
+    paths, latents, pairs, captions = find_photos(args.project), [], [], []
     with restored_generator(args.checkpoint) as generator:
-        photos = np.array([read_photo(path, generator.system) for path in args.project])
-        found = list(project(generator, photos, args.seed))
-    np.save(out / 'latents.npy', [projection.latent for projection in found])
-    target = save_faces([projection.face for projection in found], args.scale, out)
+        photos = np.array([read_photo(path, generator.system) for path in paths])
+        (out / 'images').mkdir()
+        (out / 'photos.csv').write_text('face,photo,error\n')
+
+        # Save each result as soon as it is found: the next ones may take hours.
+        for index, found in enumerate(project(generator, photos, args.seed)):
+            name = pictures.face_name(index, len(paths))
+            pictures.enlarge(found.face, args.scale).save(out / 'images' / name)
+            latents.append(found.latent)
+            with replacing(out / 'latents.npy') as temporary:
+                np.save(temporary, latents)
+            with open(out / 'photos.csv', 'a', newline='', encoding='utf-8', errors='surrogateescape') as file:
+                csv.writer(file, lineterminator='\n').writerow([name, paths[index], f'{found.distance:.1f}'])
+            best = f'best of {CANDIDATES} random faces: {found.random_distance:.1f}'
+            print(f'{paths[index]}: RMS error {found.distance:.1f} of 255 ({best})')
+            pairs += [photos[index], found.face]
+            captions += ['photo', f'off by {found.distance:.1f}']
 
     # Put each photo next to the face found for it.
-    faces, captions = [], []
-    for path, photo, projection in zip(args.project, photos, found, strict=True):
-        faces += [photo, projection.face]
-        captions += ['photo', f'off by {projection.distance:.1f}']
-        best = f'best of {CANDIDATES} random faces: {projection.random_distance:.1f}'
-        print(f'{path}: RMS error {projection.distance:.1f} of 255 ({best})')
-    labelled_grid(faces, captions, args.grid_scale, columns=2).save(out / 'comparison.png')
-    print(f'Faces: {target}\nComparison: {out / "comparison.png"}\nLatents: {out / "latents.npy"}')
-
-
-def read_photo(path: Path, system: System) -> np.ndarray:
-    """Read an image file, cropped and resized as for training: uint8 (H, W, C). Raises UserError."""
-    height, width, channels = system.image_shape
-    try:
-        return helper.get_image(path, width, height, system.crop, channels)
-    except Exception as error:  # Pillow raises any exception for a broken image
-        raise cli.UserError(f'{path} cannot be read: {getattr(error, "strerror", None) or error}') from None
+    most = 2 * max(1, MAX_STRIP_PIXELS // (2 * pairs[0][..., 0].size * args.grid_scale**2))
+    pictures.labelled_grid(pairs[:most], captions[:most], args.grid_scale, columns=2).save(out / 'comparison.png')
+    some = f' of the first {most // 2}' if most < len(pairs) else ''
+    print(f'Faces: {out / "images" / "face-*.png"}\nTheir photos: {out / "photos.csv"}')
+    print(f'Comparison{some}: {out / "comparison.png"}\nLatents: {out / "latents.npy"}')
 
 
 def write_directions(args: Namespace, out: Path) -> None:
@@ -176,7 +180,7 @@ def write_directions(args: Namespace, out: Path) -> None:
         for index, direction in enumerate(strongest):
             faces = generator.draw_all(directions.walk(system, latents, direction).reshape(-1, system.z_dim))
             target = out / f'direction-{index:02}.png'
-            labelled_grid(faces, captions, scale, columns=len(steps)).save(target)
+            pictures.labelled_grid(faces, captions, scale, columns=len(steps)).save(target)
             print(f'{fractions[index]:.1%} of the variance: {target}')
     np.save(out / 'directions.npy', strongest)
 
@@ -197,12 +201,12 @@ def write_arithmetic(args: Namespace, out: Path) -> None:
         for (sign, indices), mean in zip(terms, means, strict=True):
             faces = generator.draw_all(np.vstack([latents[indices], mean]))
             captions = [*map(str, indices), '+ mean' if sign > 0 else '- mean']
-            grids.append(labelled_grid(faces, captions, scale, columns=1))
+            grids.append(pictures.labelled_grid(faces, captions, scale, columns=1))
 
         # A square with the result in the middle of faces with similar latents.
         captions = ['= result' if index == len(results) // 2 else '' for index in range(len(results))]
-        grids.append(labelled_grid(generator.draw_all(results), captions, scale))
-    side_by_side(grids).save(out / 'arithmetic.png')
+        grids.append(pictures.labelled_grid(generator.draw_all(results), captions, scale))
+    pictures.side_by_side(grids).save(out / 'arithmetic.png')
     np.save(out / 'latents.npy', result[None])
     print(f'{out / "arithmetic.png"}\nLatent of the result: {out / "latents.npy"}')
 
@@ -219,64 +223,59 @@ def write_page(args: Namespace, out: Path) -> None:
     print(f'Open this page in a browser: {out / "index.html"}')
 
 
-LATENT_FLAGS = ('seed', 'latents', 'truncate', 'with_', 'without')
-# Tasks by the flag that selects them ('faces' if there is none): the function, and the flags that have an effect on it.
-TASKS: dict[str, tuple[Callable[[Namespace, Path], None], tuple[str, ...]]] = {
-    'faces': (write_faces, ('count', *LATENT_FLAGS, 'out', 'format', 'scale')),
-    'interpolate': (write_interpolation, (*LATENT_FLAGS, 'out', 'scale')),
-    'attribute_grid': (write_attribute_grid, (*LATENT_FLAGS, 'out', 'scale')),
-    'project': (write_projection, ('seed', 'out', 'scale')),
-    'directions': (write_directions, ('count', *LATENT_FLAGS, 'out', 'scale')),
-    'arithmetic': (write_arithmetic, (*LATENT_FLAGS, 'out', 'scale')),
-    'export': (write_export, ('format',)),
-    'page': (write_page, ()),
+LATENT_FLAGS = ('seed', 'seeds', 'latents', 'truncate', 'with_', 'without')
+# Tasks by the flag that selects them ('faces' if there is none): the function, the flags that have an effect on it, and
+# the values of --format, the default first.
+TASKS: dict[str, tuple[Callable[[Namespace, Path], None], tuple[str, ...], tuple[str, ...]]] = {
+    'faces': (write_faces, ('count', *LATENT_FLAGS, 'out', 'scale'), ('png', 'npz')),
+    'interpolate': (write_interpolation, (*LATENT_FLAGS, 'frames', 'fps', 'out', 'scale'), ('gif', 'mp4', 'frames')),
+    'attribute_grid': (write_attribute_grid, (*LATENT_FLAGS, 'out', 'scale'), ()),
+    'project': (write_projection, ('seed', 'out', 'scale'), ()),
+    'directions': (write_directions, ('count', *LATENT_FLAGS, 'out', 'scale'), ()),
+    'arithmetic': (write_arithmetic, (*LATENT_FLAGS, 'out', 'scale'), ()),
+    'export': (write_export, (), tuple(FORMATS)),
+    'page': (write_page, (), ()),
 }
-# Flags that have no effect if the second flag is given, too.
-OVERRIDDEN = (('count', 'latents'), ('seed', 'latents'), ('size', 'checkpoint'))
-DEFAULTS = {'count': 10, 'seed': 0, 'truncate': 1.0, 'with_': [], 'without': [], 'scale': 1, 'size': 28}
-
-
-def sum_of_faces(text: str) -> list[tuple[int, list[int]]]:
-    """An argparse type: '3,8 - 5,9' as [(1, [3, 8]), (-1, [5, 9])], the sign and the indices of each term."""
-    index = cli.number(int, 0, MAX_INDEX)
-    # Split into signs and terms. The sign of the first term may be missing.
-    signed = text if text.lstrip().startswith(('+', '-')) else f'+{text}'
-    _, *pieces = re.split(r'([+-])', signed)
-    try:
-        return [
-            (-1 if sign == '-' else 1, [index(number.strip()) for number in term.split(',')])
-            for sign, term in zip(pieces[::2], pieces[1::2], strict=True)
-        ]
-    except ArgumentTypeError as error:
-        raise ArgumentTypeError(f"{error}; write a sum such as '3,8,12 - 5,9,1 + 7,2,4'") from None
+# Flags, or values of --format, that have no effect if the second one is given, too.
+OVERRIDDEN = (
+    ('count', 'latents'), ('seed', 'latents'), ('seeds', 'latents'), ('count', 'seeds'), ('seed', 'seeds'),
+    ('size', 'checkpoint'), ('scale', 'format npz'), ('fps', 'format frames'),
+)  # fmt: skip
+DEFAULTS = {
+    'count': 10, 'seed': 0, 'seeds': [], 'truncate': 1.0, 'with_': [], 'without': [], 'scale': 1, 'size': 28,
+    'frames': STEPS_PER_LEG, 'fps': 12.5,
+}  # fmt: skip
 
 
 def make_parser() -> cli.Parser:
     """The parser of all flags. A flag that is not given is None, so that `parse_arguments` can tell."""
     parser = cli.Parser('Draw faces with a trained generator: ten faces if no flag is given.')
     add = parser.add_argument_group('which faces').add_argument
-    add('--count', type=cli.number(int, 1, MAX_INDEX + 1), help='number of faces (10)')
+    add('--count', type=cli.number(int, 1, MAX_FACES), help='number of faces (10)')
     add('--seed', type=cli.number(int, 0, 2**63), help='random seed of the latents (0)')
+    add('--seeds', type=cli.number(int, 0, 2**63), nargs='+', metavar='N', help='the first face of each of these seeds')
     add('--latents', type=cli.path, nargs='+', metavar='FILE', help='.npy files of latents, instead of --seed, --count')
     add('--truncate', type=cli.number(float, 0, 1, exclusive=True), help='scale of the latents; < 1: typical faces (1)')
     add('--with', dest='with_', nargs='+', metavar='NAME', help='attributes that the faces have (conditional runs)')
     add('--without', nargs='+', metavar='NAME', help='attributes that the faces do not have')
     add = parser.add_argument_group('instead of single faces').add_argument
-    add('--interpolate', type=cli.number(int, 2, 1000), metavar='N', help='interpolate through the first N faces')
+    add('--interpolate', type=faces_of_walk, metavar='N', help='walk through the first N faces, or by index: 3,8,12')
     add('--attribute-grid', type=cli.number(int, 1, 64), metavar='N', help='draw the first N faces with each attribute')
-    add('--project', type=cli.path, nargs='+', metavar='PHOTO', help='find the faces nearest to photos')
+    add('--project', type=cli.path, nargs='+', metavar='PHOTO', help='find the faces nearest to photos (or in folders)')
     add('--directions', type=cli.number(int, 1, 100), metavar='N', help='vary faces along the N strongest directions')
-    add('--arithmetic', type=sum_of_faces, metavar='SUM', help="add mean faces by index: '3,8,12 - 5,9,1 + 7,2,4'")
+    add('--arithmetic', type=directions.sum_of_faces, metavar='SUM', help="add faces: '3,8,12 - 5,9,1 + 7,2,4'")
     add = parser.add_argument_group('output').add_argument
     add('--out', type=cli.path, help='folder for the results (faces, or faces-2, ... if that exists)')
-    add('--format', choices=FACE_FORMATS + EXPORT_FORMATS, metavar='FORMAT',
-        help='png (a file per face) or npz (one array); for other formats see --export')  # fmt: skip
+    add('--format', choices=[name for _, _, formats in TASKS.values() for name in formats], metavar='FORMAT',
+        help='png (a file per face) or npz (one array); walks: gif, mp4, frames (PNG); see also --export')  # fmt: skip
+    add('--frames', type=cli.number(int, 1, 10_000), help='frames of a walk from one face to the next (10)')
+    add('--fps', type=cli.number(float, 1, 50), help='frames per second of a walk (12.5)')
     add('--scale', type=cli.number(int, 1, 64), help='factor by which faces are enlarged (1)')
     add = parser.add_argument_group('generator').add_argument
     add('--size', type=int, choices=PRETRAINED_BY_SIZE, help='image size of the pretrained generator: 28 or 64 (28)')
     add('--checkpoint', type=cli.path, help='your own generator: a run directory or a checkpoint in it')
     add('--export', type=cli.path, metavar='DIR',
-        help=f'export the generator to this folder instead; --format: {", ".join(EXPORT_FORMATS)}')  # fmt: skip
+        help=f'export the generator to this folder instead; --format: {", ".join(FORMATS)}')  # fmt: skip
     add('--page', type=cli.path, metavar='DIR', help='write a page that draws faces in the browser to this folder')
     return parser
 
@@ -290,11 +289,10 @@ def parse_arguments() -> Namespace:
     task = next((name for name in reversed(TASKS) if name in given), 'faces')
 
     # Refuse flags without an effect.
-    effective = ('size', 'checkpoint', task, *TASKS[task][1])
+    _, effective, formats = TASKS[task]
+    effective += 'size', 'checkpoint', task, *(['format'] if formats else [])
     useless = [(name, task) for name in given if name not in effective]
-    useless += [pair for pair in OVERRIDDEN if given.keys() >= set(pair)]
-    if 'scale' in given and given.get('format') == 'npz':
-        useless.append(('scale', 'format npz'))
+    useless += [pair for pair in OVERRIDDEN if set(pair) <= {*given, f'format {given.get("format")}'}]
     for pair in useless:
         name, other = (flag.strip('_').replace('_', '-') for flag in pair)
         parser.error(f'--{name} has no effect with --{other}: leave one of them out')
@@ -303,10 +301,9 @@ def parse_arguments() -> Namespace:
     args = Namespace(**dict.fromkeys(flags) | DEFAULTS | given, task=task)
     if both := set(args.with_) & set(args.without):
         parser.error(f'--with and --without both name {", ".join(sorted(both))}')
-    formats = EXPORT_FORMATS if task == 'export' else FACE_FORMATS
-    args.format = args.format or formats[0]
-    if args.format not in formats:
-        use = '--export' if task == 'export' else 'faces'
+    args.format = args.format or next(iter(formats), None)
+    if args.format and args.format not in formats:
+        use = task if task == 'faces' else f'--{task}'
         parser.error(f'--format {args.format} is not available for {use}: choose {" or ".join(formats)}')
     args.checkpoint = args.checkpoint or PRETRAINED_BY_SIZE[args.size]
     args.grid_scale = min(max(args.scale, MIN_GRID_SCALE), MAX_GRID_SCALE)
@@ -315,7 +312,7 @@ def parse_arguments() -> Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    write, _ = TASKS[args.task]
+    write, *_ = TASKS[args.task]
     if args.task in ('export', 'page'):  # into its own folder, which appears when it is complete
         write(args, getattr(args, args.task))
     else:

@@ -23,16 +23,24 @@ class Conditions:
         """The conditions of a system's training data."""
         return cls(system.attributes, system.combinations)
 
+    @property
+    def are_classes(self) -> bool:
+        """Whether the attributes exclude each other: every combination has exactly one."""
+        return all(combination.count('1') == 1 for combination in self.combinations)
+
     def asked(self, wanted: dict[str, bool]) -> 'Conditions':
-        """Only the combinations with the values `wanted`. Raises UserError for an unknown attribute."""
+        """Only the combinations with the values `wanted`. Raises UserError for unknown or contradictory ones."""
         if wanted and not self.names:
             raise UserError('this generator was trained without --attributes: leave out --with and --without')
         if unknown := [name for name in wanted if name not in self.names]:
             known = ', '.join(self.names)
             raise UserError(f'unknown attribute {", ".join(unknown)}: this generator was trained with {known}')
-        # Keep the combinations that fit. If there are none, change the values asked for in all of them.
+        # Keep the combinations that fit. If there are none, change the values asked for in all of them: a face may
+        # have two attributes that never occurred together, but not two classes, or none.
         digits = {self.names.index(name): '01'[value] for name, value in wanted.items()}
         occurring = [each for each in self.combinations if all(each[i] == digit for i, digit in digits.items())]
+        if wanted and not occurring and self.are_classes:
+            raise UserError(f'every face has exactly one of {", ".join(self.names)}: choose one --with')
         changed = [''.join(digits.get(i, digit) for i, digit in enumerate(each)) for each in self.combinations]
         return Conditions(self.names, tuple(occurring or changed))
 
@@ -46,7 +54,7 @@ class Conditions:
         latents = latents.copy()
         conditions = latents[:, -len(self.names) :]
         # Classes exclude each other: switching one on switches the rest off.
-        if on and all(combination.count('1') == 1 for combination in self.combinations):
+        if on and self.are_classes:
             conditions[:] = -1
         conditions[:, self.names.index(name)] = 1 if on else -1
         return latents

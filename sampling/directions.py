@@ -1,8 +1,12 @@
 """Directions in latent space: the strongest ones of a generator, and arithmetic with latents."""
 
+import re
+from argparse import ArgumentTypeError
+
 import numpy as np
 
 from sampling.generator import Generator, folded_layers
+from sampling.latents import INDEX
 from systems import System
 
 STANDARD_DEVIATIONS = range(-2, 3)  # step sizes along a direction
@@ -36,6 +40,20 @@ def walk(system: System, latents: np.ndarray, direction: np.ndarray) -> np.ndarr
     """
     deviation = 1 if system.latent == 'normal' else 3**-0.5
     return latents[:, None] + deviation * np.outer(STANDARD_DEVIATIONS, direction)
+
+
+def sum_of_faces(text: str) -> list[tuple[int, list[int]]]:
+    """An argparse type: '3,8 - 5,9' as [(1, [3, 8]), (-1, [5, 9])], the sign and the indices of each term."""
+    # Split into signs and terms. The sign of the first term may be missing.
+    signed = text if text.lstrip().startswith(('+', '-')) else f'+{text}'
+    _, *pieces = re.split(r'([+-])', signed)
+    try:
+        return [
+            (-1 if sign == '-' else 1, [INDEX(index.strip()) for index in term.split(',')])
+            for sign, term in zip(pieces[::2], pieces[1::2], strict=True)
+        ]
+    except ArgumentTypeError as error:
+        raise ArgumentTypeError(f"{error}; write a sum such as '3,8,12 - 5,9,1 + 7,2,4'") from None
 
 
 def add_up(latents: np.ndarray, terms: list[tuple[int, list[int]]]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import UserError
+from common.cli import UserError, number
 from sampling.conditions import Conditions
 from systems import System
 
+MAX_FACES = 1_000_000  # limit for the number of faces
+INDEX = number(int, 0, MAX_FACES - 1)  # argparse type of the index of a face
 STEPS_PER_LEG = 10  # frames of an interpolation from one latent to just before the next
+MAX_VALUE = 1000  # limit for the values of latents in files, far outside of any prior: larger ones would overflow
 
 
 def sample_latents(
@@ -52,13 +55,20 @@ def slerp(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:
     return (np.outer(np.sin((1 - t) * angle), start) + np.outer(np.sin(t * angle), end)) / np.sin(angle)
 
 
-def interpolate(system: System, latents: np.ndarray) -> np.ndarray:
-    """A closed path through `latents` (N, z_dim): float32 (N * STEPS_PER_LEG, z_dim); the first is not repeated.
+def faces_of_walk(text: str) -> list[int]:
+    """An argparse type: '3,8,12' as the indices [3, 8, 12], and '3', the number of faces, as [0, 1, 2]."""
+    if ',' not in text:
+        return list(range(number(int, 2, 1000)(text)))
+    return [INDEX(index.strip()) for index in text.split(',')]
+
+
+def interpolate(system: System, latents: np.ndarray, steps: int = STEPS_PER_LEG) -> np.ndarray:
+    """A closed path through `latents` (N, z_dim): float32 (N * steps, z_dim); the first is not repeated.
 
     Normal latents follow great circles; uniform latents, and all conditions, follow straight lines.
     """
     size, curve = system.latent_size, slerp if system.latent == 'normal' else lerp
-    t, legs = np.arange(STEPS_PER_LEG) / STEPS_PER_LEG, []
+    t, legs = np.arange(steps) / steps, []
     latents = latents.astype(np.float64)
     for start, end in zip(latents, np.roll(latents, -1, axis=0), strict=True):
         legs.append(np.hstack([curve(start[:size], end[:size], t), lerp(start[size:], end[size:], t)]))
@@ -76,10 +86,13 @@ def load_latents(paths: list[Path], size: int) -> np.ndarray:
             raise
         except Exception:  # NumPy raises any exception for a damaged header
             raise UserError(f'{path} is not a .npy file of numbers, or is damaged') from None
-        # Refuse other shapes, empty arrays, and values that are complex, infinite or not a number.
-        fits = latents.size and latents.shape[1:] == (size,) and latents.dtype.kind in 'fiu'
-        if not fits or not np.isfinite(latents).all():
+        # Refuse other types and shapes, and values that are too large, infinite or not a number.
+        if latents.dtype.kind not in 'fiu' or not latents.size or latents.shape[1:] != (size,):
             shape = 'x'.join(map(str, latents.shape))
-            raise UserError(f'{path}: expected finite numbers of shape Nx{size}, found {latents.dtype} {shape}')
+            raise UserError(f'{path}: expected real numbers of shape Nx{size}, found {latents.dtype} {shape}')
+        valid = ((latents >= -MAX_VALUE) & (latents <= MAX_VALUE)).all(axis=1)
+        if not valid.all():
+            value = f'a value that is not a number from -{MAX_VALUE} to {MAX_VALUE}'
+            raise UserError(f'{path}: latent {valid.argmin()} has {value}')
         loaded.append(latents.astype(np.float32))
     return np.concatenate(loaded)

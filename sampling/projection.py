@@ -1,11 +1,14 @@
 """Projection: the latent whose face is nearest to a photo, found by gradient descent."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 import dcgan
-from common.cli import progress
+import helper
+from common.cli import UserError, progress
+from dataset.source import Source
 from graph.session import tf
 from sampling.generator import Generator, draw
 from sampling.latents import sample_latents
@@ -25,6 +28,26 @@ class Projection(NamedTuple):
     face: np.ndarray  # uint8 (H, W, C)
     distance: float  # between the face and the photo
     random_distance: float  # between the nearest of CANDIDATES random faces and the photo
+
+
+def find_photos(paths: list[Path]) -> list[Path]:
+    """The image files `paths`, with the sorted images in it for each folder. Raises UserError and OSError."""
+    photos = []
+    for path in paths:
+        found = [path / name for name in Source(path).names] if path.is_dir() else [path]
+        if not found:
+            raise UserError(f'{path} has no images')
+        photos += found
+    return photos
+
+
+def read_photo(path: Path, system: System) -> np.ndarray:
+    """Read an image file, cropped and resized as for training: uint8 (H, W, C). Raises UserError."""
+    height, width, channels = system.image_shape
+    try:
+        return helper.get_image(path, width, height, system.crop, channels)
+    except Exception as error:  # Pillow raises any exception for a broken image
+        raise UserError(f'{path} cannot be read: {getattr(error, "strerror", None) or error}') from None
 
 
 def rms(images: np.ndarray, photo: np.ndarray) -> np.ndarray:
