@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageOps
 import helper
 from common.files import replacing
 from common.lazy import LazyModule, load_with_matplotlib
+from config.flags import data_source
 from metrics import features
 from metrics.ms_ssim import mean_ms_ssim
 from metrics.nearest import nearest
@@ -122,16 +123,14 @@ def parse_arguments() -> Namespace:
     add = parser.add_argument
     add('checkpoint', nargs='?', type=cli.path, default=PRETRAINED, metavar='RUN',
         help='a run directory or a checkpoint in it (pretrained)')  # fmt: skip
-    add('--data', required=True, help='data set of the run: celeba, demo, or a zip or folder of images')
+    add('--data', required=True, type=data_source,
+        help='data set of the run: celeba, demo, or a zip or folder of images')  # fmt: skip
     add('--data-dir', type=cli.path, default=Path('data'), help='folder for downloads and the cache (data)')
     add('--seed', type=cli.number(int, 0, 2**63), default=0, help='random seed of the faces (0)')
     add('--truncate', type=cli.number(float, 0, 1, exclusive=True), default=1.0, help='scale of the latents (1)')
 
     add('--out', type=cli.path, help='folder for the results (evaluation, or evaluation-2, ... if that exists)')
-    args = parser.parse_args()
-    if args.data == '':
-        parser.error('--data is empty')
-    return args
+    return parser.parse_args()
 
 
 def load_data(args: Namespace, run: dict) -> helper.Dataset:

@@ -86,9 +86,9 @@ def load_faces(source: Source | str | Path, image_size, cache_dir: str | Path, c
 
     image_size: (height, width), or the side of squares. crop, channels: see `get_image`.
     They are decoded once, on all cores, and memory-mapped from a .npy file in `cache_dir` from then on.
-    Raises DataError if there are no images or more than 1% are unreadable, OSError if a file cannot be read or written.
+    Raises DataError if there are no images or too many are unreadable, OSError if a file cannot be read or written.
     """
-    source = source if isinstance(source, Source) else Source(source)
+    source = source if isinstance(source, Source) else Source(source, [cache_dir])
     height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     read_image = functools.partial(get_image, width=width, height=height, crop=crop, channels=channels)
     # Everything the pixels depend on is part of the name of the array.
@@ -98,7 +98,7 @@ def load_faces(source: Source | str | Path, image_size, cache_dir: str | Path, c
 
 def first_crop_size(source: Source, face_size: tuple[int, int], crop: int) -> tuple[int, int]:
     """The `crop_size` of the first image of `source`. A broken image can raise any exception."""
-    with open_image(io.BytesIO(source.read(source.names[0]))) as image:
+    with open_image(io.BytesIO(source.read(source.images[0]))) as image:
         return crop_size(image.size, face_size, crop)
 
 

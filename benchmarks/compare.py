@@ -77,7 +77,7 @@ class Training:
             command += ['--resume']
         else:
             command += ['--data', data, '--data-dir', f'{self.folder / "data"}', '--seed', f'{self.seed}']
-            command += ['--hold-out', choose_hold_out({'data': data}), '--epochs', '1000000']
+            command += ['--hold-out', choose_hold_out({'data': data, 'data_dir': 'data'}), '--epochs', '1000000']
             command += [*shlex.split(self.args.base), *shlex.split(self.variant)]
         self.seconds = 60 * (self.minutes[0] - (earlier[-1] if earlier else 0))
         self.process = subprocess.Popen(

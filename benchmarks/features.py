@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from common.cli import progress
 from common.files import replacing
 from config.settings import choose_settings, parse_arguments
-from dataset.labels import read_rows
+from dataset.labels import open_table, read_columns
 from graph.session import open_session, tf
 from metrics.features import extract, face_features
 from training.data import choose_hold_out, load_dataset
@@ -74,7 +74,7 @@ def main() -> None:
     args = parser.parse_args()
 
     # The data of both systems.
-    _, (_, *names) = next(read_rows(args.table))
+    names = read_columns(open_table(args.table))
     flags = ['--data', str(args.data), '--data-dir', str(args.data_dir), '--attribute-table', str(args.table)]
     systems = 'oreilly', 'ranjan'
     datasets = []

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from common import files
 
+LINE_SECONDS = 60  # seconds between the lines of a progress bar if stderr is not a terminal
 STOPPED = 75  # exit status after a stop signal and a last checkpoint: EX_TEMPFAIL of sysexits.h, "try again"
 ENDS = ('SIGINT', 'SIGTERM', 'SIGHUP')  # signals that end a program: Ctrl-C, `kill`, a closed terminal
 WARNINGS = ('SIGUSR1', 'SIGUSR2', 'SIGXCPU')  # signals by which schedulers warn that time runs out, maybe repeatedly
@@ -106,11 +107,26 @@ def new_folder(out: Path) -> Iterator[Path]:
         folder.rename(out)
 
 
-def progress(**options) -> tqdm:
-    """A tqdm progress bar, which is silent if stderr is not a terminal. Takes tqdm's options."""
+class Lines:
+    """A stream for a progress bar that prints each of its states as a line on stderr."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            print(line, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        pass
+
+
+def progress(desc='Progress', **options) -> tqdm:
+    """A tqdm progress bar; if stderr is not a terminal, a line every LINE_SECONDS. Takes tqdm's options."""
     # The default lock of tqdm includes a semaphore, which a killed process would leak.
     tqdm.set_lock(threading.RLock())
-    return tqdm(disable=None, **options)
+    if not sys.stderr.isatty():
+        # Nothing is printed about work that takes less than LINE_SECONDS, and nothing when a bar is closed.
+        options |= {'file': Lines(), 'miniters': 1, 'mininterval': LINE_SECONDS, 'delay': LINE_SECONDS, 'leave': False}
+        options['bar_format'] = '{desc}: {n_fmt} of {total_fmt}{unit}, {percentage:.0f}%, {elapsed} so far'
+    return tqdm(desc=desc, **options)
 
 
 def stop_signals(names: Iterable[str] = (*ENDS, *WARNINGS)) -> list[int]:

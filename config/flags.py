@@ -1,5 +1,7 @@
 """Flags and values of settings: how `train.py` shows and parses them, and whether run.json may hold them."""
 
+import os
+import re
 from argparse import ArgumentTypeError, BooleanOptionalAction
 from typing import Any
 
@@ -18,8 +20,14 @@ def absolute(text: str) -> str:
 
 
 def data_source(text: str) -> str:
-    """An argparse type: 'celeba', 'demo', or a path, made absolute."""
-    return text if text in ('celeba', 'demo') else absolute(text)
+    """An argparse type: 'celeba', 'demo', or a path, made absolute. The shell leaves the '~' in --data=~/x."""
+    path = os.path.expanduser(text)
+    if not os.path.exists(path):
+        if re.match('[a-z]+://', text, re.I):
+            raise ArgumentTypeError(f'{text} is a URL: download the file and pass its path')
+        if re.match(r'[a-z]:[\\/]', text, re.I) and os.name != 'nt':
+            raise ArgumentTypeError(f'{text} is a path of Windows, which this system cannot read (in WSL: /mnt/c/...)')
+    return text if text in ('celeba', 'demo') else absolute(path)
 
 
 def add_flag(group, name: str, setting: Setting, *, shows_default: bool) -> None:

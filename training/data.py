@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 import helper
 from common import cli, files
 from config.settings import system_of
@@ -18,22 +20,34 @@ def load_dataset(settings: dict, sources: list[str] | None = None, note_size: bo
     height, width, channels = system_of(settings).image_shape
     cache_dir, hold_out = Path(settings['data_dir'], 'prepared'), settings['hold_out']
 
+    # Both names may also be a folder.
+    data = settings['data']
+    if data in ('celeba', 'demo') and Path(data).exists():
+        print(f'Note: --data {data} is not the folder {data}, which is --data ./{data}')
+
     # A generator draws the demo faces: they have no source and no labels.
-    if settings['data'] == 'demo':
+    if data == 'demo':
         if note_size:
             note_upscaled(settings, None)
         print('The demo faces are drawn by a pretrained generator; none is a photograph.')
         return helper.Dataset(load_demo(cache_dir, (height, width, channels)), hold_out)
 
-    # Read the attributes first, to fail before the faces are downloaded and prepared.
-    source, table, values = Source(source_path(settings)), settings['attribute_table'], None
+    # Read the labels first, to fail before the faces are downloaded and prepared.
+    source, values, people = open_source(settings), None, None
     if settings['attributes']:
-        if settings['data'] == 'celeba':
-            table = table or labels.find_table(source.path) or helper.download_attributes(settings['data_dir'])
-        values = labels.load_attributes(source, settings['attributes'], Path(table) if table else None)
+        path = settings['attribute_table']
+        table = labels.open_table(Path(path)) if path else None
+        if data == 'celeba' and not table:
+            table = labels.find_table(source, labels.TABLES)
+            table = table or labels.open_table(helper.download_attributes(settings['data_dir']))
+        values = labels.load_attributes(source, settings['attributes'], table)
+        print(f'Attributes: from {values.origin}')
+    if hold_out == 'people':
+        people = labels.load_people(source)
+        print(f'People: from {people.origin}')
 
     # Download and prepare the faces.
-    if settings['data'] == 'celeba':
+    if data == 'celeba':
         if not source.path.exists():
             files.check_writable(cache_dir)
         try:
@@ -45,24 +59,22 @@ def load_dataset(settings: dict, sources: list[str] | None = None, note_size: bo
     prepared = helper.load_faces(source, (height, width), cache_dir, settings['crop'], channels)
 
     # Look up the labels in the order of the faces.
-    people = labels.load_people(identity_table(settings), prepared.names) if hold_out == 'people' else None
-    conditions = None if values is None else labels.look_up(values, prepared.names)
-    return helper.Dataset(prepared.faces, hold_out, people, conditions)
+    conditions = np.array(labels.look_up(values, source.names, prepared.indices), np.int8) if values else None
+    persons = labels.look_up(people, source.names, prepared.indices) if people else None
+    return helper.Dataset(prepared.faces, hold_out, persons, conditions)
 
 
-def source_path(settings: dict) -> Path:
-    """The path of the images; the archive of CelebA may not be downloaded yet."""
-    return Path(settings['data_dir'], helper.CELEB_A) if settings['data'] == 'celeba' else Path(settings['data'])
-
-
-def identity_table(settings: dict) -> Path:
-    """The path of CelebA's identity table, expected next to the images."""
-    return source_path(settings).absolute().with_name(labels.IDENTITIES)
+def open_source(settings: dict) -> Source:
+    """The images that --data names; the archive of CelebA may not be downloaded yet."""
+    data_dir = Path(settings['data_dir'])
+    path = data_dir / helper.CELEB_A if settings['data'] == 'celeba' else Path(settings['data'])
+    return Source(path, skip=[data_dir, data_dir / 'prepared'])
 
 
 def choose_hold_out(settings: dict) -> str:
     """What to hold out: people if there is an identity table, otherwise images."""
-    return 'people' if settings['data'] != 'demo' and identity_table(settings).exists() else 'images'
+    has_people = settings['data'] != 'demo' and labels.find_table(open_source(settings), labels.IDENTITIES)
+    return 'people' if has_people else 'images'
 
 
 def note_upscaled(settings: dict, source: Source | None) -> None:

@@ -46,7 +46,7 @@ class Log(contextlib.ExitStack):
         # Not tf.summary.FileWriter: it writes in a thread, which fails on a full disk without anyone noticing.
         events = run.directory / f'events.out.tfevents.{time.time():.0f}.from-step-{step}'
         self.events = self.enter_context(tf.io.TFRecordWriter(os.fsencode(events)))
-        self.bar = self.enter_context(progress(total=run.last_step, initial=step, unit=' steps'))
+        self.bar = self.enter_context(progress(desc='Training', total=run.last_step, initial=step, unit=' steps'))
         self.reset_means()
         self.add_event(file_version='brain.Event:2')
         # TensorBoard hides what earlier processes wrote about later steps.

@@ -298,8 +298,23 @@ def test_a_bar_shows_progress_and_unit_on_a_terminal(monkeypatch):
     assert '2/4' in sys.stderr.getvalue() and 'steps/s' in sys.stderr.getvalue()
 
 
-def test_a_bar_is_silent_elsewhere(capsys):
+def test_a_bar_is_silent_elsewhere_if_the_work_is_short(capsys):
     with cli.progress(total=4) as bar:
         bar.update()
         bar.write('a line')
     assert capsys.readouterr() == ('a line\n', '')
+
+
+def test_a_bar_prints_lines_elsewhere_if_the_work_takes_long(monkeypatch, capsys):
+    clock = [0.0]
+    with cli.progress(desc='Drawing', total=4000, unit=' faces', unit_scale=True) as bar:
+        monkeypatch.setattr(bar, '_time', lambda: bar.start_t + clock[0])
+        for clock[0] in (1, 61, 62, 122):
+            bar.update(1000)
+            bar.write('a line')
+    out, err = capsys.readouterr()
+    assert out == 'a line\n' * 4
+    assert [line.rpartition(', ')[0] for line in err.splitlines()] == [
+        'Drawing: 2.00k of 4.00k faces, 50%',
+        'Drawing: 4.00k of 4.00k faces, 100%',
+    ]
