@@ -1,7 +1,6 @@
 """A training run: its settings, data, schedule and directory, and how it is started or resumed."""
 
 import contextlib
-import csv
 import datetime
 import itertools
 import math
@@ -21,7 +20,7 @@ from config.settings import NEWEST, PATHS, choose_settings, system_of
 from dataset import labels
 from distributed.cluster import shard_size
 from graph.replica import Replica
-from rundir import checkpoints, run_json
+from rundir import checkpoints, log_csv, run_json
 from rundir.checkpoints import Checkpoint
 from sampling.latents import sample_latents
 from systems import System
@@ -29,7 +28,6 @@ from training.data import choose_hold_out, load_dataset
 
 RUNS = Path('runs')  # parent of run directories without a --run-dir
 MAX_KEPT_CHECKPOINTS = 10  # most checkpoints that a run keeps without --keep-every
-LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second', 'swd')
 
 
 @dataclass
@@ -123,30 +121,22 @@ class Run:
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
         images, digest, combinations = len(self.dataset.faces), self.dataset.digest, self.system.combinations
         run_json.write_run(self.directory, self.settings, images, digest, combinations)
-        checkpoints.delete_unfinished(self.directory)
-
-        # The complete rows of the log: a crash can leave others.
-        log, rows = self.directory / 'log.csv', []
-        if log.exists():
-            with open(log, newline='', errors='replace') as file:
-                rows = [row for row in csv.reader(file) if len(row) == len(LOG_COLUMNS) and row[0].isdecimal()]
+        checkpoints.delete_temporary(self.directory)
 
         # Rows, checkpoints and grids of later steps, which will be made again.
-        later = checkpoints.find_later_files(self.directory, step)
+        rows = log_csv.read_rows(self.directory)
+        incomplete = checkpoints.find_without_index(self.directory)
+        later = checkpoints.find_later_files(self.directory, step) + incomplete
         later_rows = [row for row in rows if int(row[0]) > step]
         if later or later_rows:
             abandoned = files.make_unused(self.directory / 'abandoned')
             for path in later:
                 path.replace(abandoned / path.name)
-            write_log(abandoned / 'log.csv', later_rows)
+            log_csv.write_rows(abandoned, later_rows)
             print(f'Moved everything after step {step} to {abandoned}')
-        write_log(log, [row for row in rows if int(row[0]) <= step])
-
-
-def write_log(path: Path, rows: list[list[str]]) -> None:
-    """Write a log.csv with these rows."""
-    with files.replacing(path) as temporary, open(temporary, 'w', newline='') as file:
-        csv.writer(file, lineterminator='\n').writerows([LOG_COLUMNS, *rows])
+            for path in incomplete:
+                print(f'Moved there, too, because its .index file is missing: {path.name}')
+        log_csv.write_rows(self.directory, [row for row in rows if int(row[0]) <= step])
 
 
 @contextlib.contextmanager
@@ -220,7 +210,7 @@ def choose_run(args: Namespace, several: bool) -> tuple[dict, dict]:
     if args.sources and settings['data'] != 'celeba':
         raise cli.UserError('--sources is for --data celeba only')
     if settings['init_from'] and not saved:
-        checkpoints.find(Path(settings['init_from']))
+        checkpoints.locate(Path(settings['init_from']))
     files.check_writable(args.run_dir or RUNS)
     return settings, saved
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 from dcgan import Losses
 from graph.session import tf
+from rundir.log_csv import LOG_COLUMNS
 from training.curves import MAX_POINTS
 from training.log import Log, summary
-from training.run import LOG_COLUMNS
 
 RNG = np.random.default_rng(0)
 FACES = RNG.integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)

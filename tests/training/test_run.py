@@ -17,9 +17,10 @@ from config.settings import parse_arguments
 from graph.replica import Replica
 from helper import Dataset
 from rundir.checkpoints import Checkpoint
+from rundir.log_csv import LOG_COLUMNS
 from rundir.run_json import read_run
 from training import run as module
-from training.run import LOG_COLUMNS, choose_run, prepare_data, start_run
+from training.run import choose_run, prepare_data, start_run
 
 FACES = np.arange(20 * 2 * 2 * 3, dtype=np.uint8).reshape(20, 2, 2, 3)  # 18 to train on
 
