@@ -27,7 +27,7 @@ from metrics.nearest import nearest
 from metrics.swd import subset, swd
 from rundir import checkpoints
 from rundir.run_json import read_run
-from sampling.generator import PRETRAINED, draw_faces
+from sampling.generator import PRETRAINED, restored_generator
 from sampling.pictures import LABEL_HEIGHT, labelled_grid
 from training.data import choose_hold_out, load_dataset
 
@@ -163,13 +163,15 @@ def load_data(args: Namespace, run: dict) -> helper.Dataset:
 def evaluate(args: Namespace, out: Path) -> None:
     """Measure the faces of a checkpoint, print the measures, and write the results into the folder `out`."""
     # Load the data, and draw as many faces as are held out.
-    run_dir, checkpoint = checkpoints.find(args.checkpoint)
+    run_dir, _ = checkpoints.locate(args.checkpoint)
     run = read_run(run_dir)
     dataset = load_data(args, run)
     held_out = subset(dataset.held_out, MAX_FACES)
     # The demo faces are the faces of seed 0 of a pretrained generator: choose latents that none of them has.
     seed = (1, args.seed) if args.data == 'demo' else args.seed
-    generated = np.concatenate(list(draw_faces(checkpoint.prefix, len(held_out), seed, args.truncate)))
+    with restored_generator(args.checkpoint) as generator:
+        checkpoint = generator.checkpoint
+        generated = np.concatenate(list(generator.draw_samples(len(held_out), seed, args.truncate)))
     print(f'{checkpoint.prefix}\nData: {dataset}\nFaces: {len(generated)} drawn, {len(held_out)} held out')
 
     # Measure, and write the figures and the pictures.

@@ -31,7 +31,7 @@ class Setting:
     values: Any  # a tuple of choices, bool, list (of names), or an argparse type
     group: str  # heading in `train.py --help`
     help: str
-    changeable: bool = False  # whether a resumed run may change it
+    changeable: bool = False  # whether a resumed run may change it: it affects neither networks nor saved variables
     path: bool = False  # whether it is a path on this machine
     older: Any = ...  # its value in older runs, which lack it; ...: no run lacks it
 
@@ -80,36 +80,46 @@ class System:
     dropout: float = setting(0.0, number(float, 0, 0.99), 'networks', 'dropout rate in the layers that have dropout')
     weight_stddev: float = setting(0.02, number(float, 0, 10), 'networks', 'initial weights: N(0, X), or Glorot if 0')
     # The objective. Only the standard one has labels.
-    objective: str = setting('standard', OBJECTIVES, 'objective', older='standard',
+    objective: str = setting('standard', OBJECTIVES, 'objective', changeable=True, older='standard',
         help='cross-entropy, or relativistic: each real image should score higher than a generated one')  # fmt: skip
-    real_label: float = setting(1.0, FRACTION, 'objective', "discriminator's label for real images; 0.9: smoothing")
-    fake_label: float = setting(0.0, FRACTION, 'objective', "discriminator's label for generated images")
-    wanted_label: float = setting(1.0, FRACTION, 'objective', "generator's label for its own images")
-    label_noise: float = setting(0.0, FRACTION, 'objective',
-        "move the discriminator's labels towards each other by a random amount up to this")  # fmt: skip
+    real_label: float = setting(1.0, FRACTION, 'objective', changeable=True,
+        help="discriminator's label for real images; 0.9: smoothing")  # fmt: skip
+    fake_label: float = setting(0.0, FRACTION, 'objective', changeable=True,
+        help="discriminator's label for generated images")  # fmt: skip
+    wanted_label: float = setting(1.0, FRACTION, 'objective', "generator's label for its own images", changeable=True)
+    label_noise: float = setting(0.0, FRACTION, 'objective', changeable=True,
+        help="move the discriminator's labels towards each other by a random amount up to this")  # fmt: skip
     # The discriminator. Freezing its first layers: Mo et al. (2020, arXiv:2002.10964).
     discriminator_batch_norm: bool = setting(True, bool, 'networks', older=True,
         help='batch normalisation in the layers of the discriminator that have it')  # fmt: skip
     freeze_discriminator: int = setting(0, number(int, 0, 100), 'networks', older=0,
         help='do not train the first N layers of the discriminator; requires --init-from')  # fmt: skip
     # R1, the penalty on its gradient at real images (Mescheder et al., 2018, arXiv:1801.04406), applied lazily.
-    r1: float = setting(0.0, number(float, 0, 1e6), 'objective', older=0.0,
+    r1: float = setting(0.0, number(float, 0, 1e6), 'objective', changeable=True, older=0.0,
         help="weight of R1, the penalty on the discriminator's gradient at real images; 0: no penalty")  # fmt: skip
-    r1_every: int = setting(16, number(int, 1, 10_000), 'objective', 'apply R1 every N steps, scaled by N', older=16)
+    r1_every: int = setting(16, number(int, 1, 10_000), 'objective', changeable=True, older=16,
+        help='apply R1 every N steps, scaled by N')  # fmt: skip
     # The input of the discriminator, in -1..1.
-    flip: float = setting(0.0, FRACTION, 'data', 'probability of mirroring a real image', older=0.0)
-    augment: str = setting('none', AUGMENTS, 'objective', "augmentation of the discriminator's input", older='none')
-    instance_noise: float = setting(0.0, number(float, 0, 10), 'objective', "stddev of noise on D's input", older=0.0)
+    flip: float = setting(0.0, FRACTION, 'data', 'probability of mirroring a real image', changeable=True, older=0.0)
+    augment: str = setting('none', AUGMENTS, 'objective', changeable=True, older='none',
+        help="augmentation of the discriminator's input")  # fmt: skip
+    instance_noise: float = setting(0.0, number(float, 0, 10), 'objective', changeable=True, older=0.0,
+        help="stddev of noise on D's input")  # fmt: skip
     # Steps and optimisers. Ours: the order of updates, as in Goodfellow et al. (2014).
-    batch_size: int = setting(128, number(int, 2, 65_536), 'training', 'images per step')
-    update_order: str = setting('alternating', UPDATE_ORDERS, 'training', 'update D before G, or both at once')
+    batch_size: int = setting(128, number(int, 2, 65_536), 'training', 'images per step', changeable=True)
+    update_order: str = setting('alternating', UPDATE_ORDERS, 'training', changeable=True,
+        help='update D before G, or both at once')  # fmt: skip
     optimizer: str = setting('adam', OPTIMIZERS, 'training', 'optimiser of both networks')
-    learning_rate: float = setting(2e-4, number(float, 0, 1, exclusive=True), 'training', 'learning rate of G and D')
-    learning_rate_ratio: float = setting(1.0, number(float, 0, 1000, exclusive=True), 'training', older=1.0,
-        help="the discriminator's learning rate divided by the generator's")  # fmt: skip
-    learning_rate_decay: float = setting(0.0, FRACTION, 'training', 'divide the learning rate at step n by 1 + n * X')
-    beta1: float = setting(0.5, number(float, 0, 0.9999), 'training', "Adam's decay of the mean gradient")
-    clip_value: float = setting(0.0, number(float, 0, 1e9), 'training', 'clip gradients to -X..X; 0: no clipping')
+    learning_rate: float = setting(2e-4, number(float, 0, 1, exclusive=True), 'training', changeable=True,
+        help='learning rate of G and D')  # fmt: skip
+    learning_rate_ratio: float = setting(1.0, number(float, 0, 1000, exclusive=True), 'training', changeable=True,
+        help="the discriminator's learning rate divided by the generator's", older=1.0)  # fmt: skip
+    learning_rate_decay: float = setting(0.0, FRACTION, 'training', changeable=True,
+        help='divide the learning rate at step n by 1 + n * X')  # fmt: skip
+    beta1: float = setting(0.5, number(float, 0, 0.9999), 'training', changeable=True,
+        help="Adam's decay of the mean gradient")  # fmt: skip
+    clip_value: float = setting(0.0, number(float, 0, 1e9), 'training', changeable=True,
+        help='clip gradients to -X..X; 0: no clipping')  # fmt: skip
     precision: str = setting('fp32', ('auto', *PRECISIONS), 'device', 'precision of layers; auto: bf16 if faster')
     # Ours (Yaz et al., 2019, arXiv:1806.04498): steadier, sharper samples at no cost.
     ema: float = setting(0.999, number(float, 0, 0.999999), 'training',

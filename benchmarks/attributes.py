@@ -79,7 +79,7 @@ def main():
     args = parser.parse_args()
 
     # The run, and its data, which may lie elsewhere now.
-    run = read_run(checkpoints.find(args.checkpoint)[0])
+    run = read_run(checkpoints.locate(args.checkpoint)[0])
     system, settings = system_of_run(run), run['settings']
     settings |= {'data': str(Path(args.data).absolute()), 'data_dir': args.data_dir}
     settings |= {'attribute_table': args.attribute_table}

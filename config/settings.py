@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import os
+import shlex
 import textwrap
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from dataclasses import fields, replace
 
@@ -19,6 +21,8 @@ GROUPS = ('data', 'networks', 'objective', 'training', 'schedule', 'run', 'devic
 
 # Settings that override a value of the system.
 OVERRIDES: dict[str, Setting] = {each.name: each.metadata['setting'] for each in fields(System) if each.metadata}
+# Settings that affect the training, and that a resumed run may change: run.json has the step of each change.
+RECORDED = [name for name, setting in OVERRIDES.items() if setting.changeable and setting.group != 'schedule']
 # All settings, as in run.json.
 SETTINGS = {
     'data': Setting('celeba', data_source, 'data', changeable=True, path=True,
@@ -71,11 +75,13 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
 
     # The flags that are not kept in run.json.
     add = groups['data'].add_argument
+    add('--more-images', action='store_true', help='resume although images were added to the data set')
     add('--sources', nargs='+', metavar='URL', help='download CelebA from these URLs instead, tried in order')
     add = groups['run'].add_argument
     add('--run-dir', type=cli.path, metavar='PATH', help='directory of the run (default: runs/SYSTEM-DATE-TIME)')
-    add('--resume', nargs='?', const=NEWEST, type=STEPS, metavar='STEP',
-        help='resume the run in --run-dir from its newest checkpoint, or from the checkpoint of STEP')  # fmt: skip
+    add('--resume', nargs='?', const=NEWEST, type=resume_step, metavar='STEP',
+        help='resume the run in --run-dir from its newest checkpoint, or from the checkpoint of STEP; '
+        'start it if it does not exist')  # fmt: skip
     add('--gif', action='store_true', help='only make training.gif from the sample grids in --run-dir')
     add('--list-systems', action='store_true', help='only print all systems side by side')
     add = groups['device'].add_argument
@@ -91,6 +97,13 @@ def parse_arguments(arguments: list[str] | None = None) -> Namespace:
         if getattr(args, name) and not args.run_dir:
             parser.error(f'--{name} requires --run-dir')
     return args
+
+
+def resume_step(text: str) -> int:
+    """An argparse type: the step of a checkpoint. Names the right flag if it is a path."""
+    if '/' in text or (text and os.path.exists(text) and not text.isdecimal()):
+        raise ArgumentTypeError(f'{text!r} is a path, not a step: use --resume --run-dir {shlex.quote(text)}')
+    return STEPS(text)
 
 
 def choose_settings(args: Namespace, saved: dict | None = None) -> dict:
@@ -131,7 +144,7 @@ def resumed_settings(saved: dict, given: dict) -> dict:
         if SETTINGS[name].changeable or value == saved[name] or (name, value) == ('precision', 'auto'):
             continue
         was = 'not set' if saved[name] is None else saved[name]
-        raise cli.UserError(f'{flag(name)} is {was} in this run: leave it out, or start another run')
+        raise cli.UserError(f'{flag(name)} is {was} in this run: leave it out, or start a new run with --init-from')
     return dict(saved)
 
 

@@ -33,15 +33,15 @@ def export_generator(checkpoint: Path, out: Path, format: str = 'checkpoint') ->
 
 def write_checkpoint(checkpoint: Path, folder: Path) -> None:
     """Write a run directory with only the generator."""
-    run_dir, (_, prefix) = checkpoints.find(checkpoint)
-    run = read_run(run_dir)
+    run = read_run(checkpoints.locate(checkpoint)[0])
     # Keep the names of files, but not the folders of this machine, which may be private.
     for name in PATHS:
         run['settings'][name] = Path(run['settings'][name]).name if run['settings'][name] else None
     (folder / 'checkpoints').mkdir(parents=True)
     (folder / 'run.json').write_text(json.dumps(run, indent=2) + '\n')
     with restored_generator(checkpoint) as generator:
-        checkpoints.write(generator.session, tf.train.Saver(), folder / 'checkpoints' / prefix.name)
+        name = generator.checkpoint.prefix.name
+        checkpoints.write(generator.session, tf.train.Saver(), folder / 'checkpoints' / name)
 
 
 def byte_faces(generator: Generator):

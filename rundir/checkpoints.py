@@ -7,19 +7,24 @@
 Checkpoints are addressed by TensorFlow's prefix, checkpoints/step-N. One is complete when its .index file exists.
 """
 
+import contextlib
 import csv
 import math
 import os
 import re
 import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from common import cli
 from config.settings import NEWEST
 from graph.session import tf
+from rundir import log_csv
 
 MAX_STEP_CHECKPOINTS = 3  # step-N checkpoints that are kept
+DATA = re.compile(r'\w+-\d+\.data-\d+-of-\d+')  # name of a file with the tensors of a checkpoint
+FOLDERS = 'checkpoints', 'samples'  # folders of a run directory
 
 
 class Checkpoint(NamedTuple):
@@ -53,54 +58,117 @@ def best_distance(run_dir: Path) -> float:
     return distances.get(str(best.step), math.inf) if best else math.inf
 
 
-def find(path: Path) -> tuple[Path, Checkpoint]:
-    """The run directory and the checkpoint at `path`: a checkpoint, or the best or else newest one of a run.
+def locate(path: Path) -> tuple[Path, list[Checkpoint]]:
+    """The run directory and the checkpoints that `path` means, in the order in which they are tried.
 
-    Raises UserError.
+    path: a run directory or one of its folders (the best checkpoint, then the others, the newest first); the prefix or
+    a file of a checkpoint; or a grid of samples (the checkpoints of its step). Raises UserError if there is none.
     """
     path = path.absolute()
+    # A run directory, or a folder in it.
     if path.is_dir():
-        checkpoints = find_all(path)
-        if not checkpoints:
-            raise cli.UserError(f'{path} has no checkpoint')
-        return path, find_best(path) or checkpoints[-1]
-    run_dir, prefix = path.parent.parent, path.with_suffix('') if path.suffix == '.index' else path
-    for checkpoint in find_all(run_dir):
-        if checkpoint.prefix == prefix:
-            return run_dir, checkpoint
-    raise cli.UserError(f'{path}: no such run directory or checkpoint')
+        run_dir = path.parent if path.name in FOLDERS and not (path / 'checkpoints').exists() else path
+        found = sorted(reversed(find_all(run_dir)), key=lambda each: not each.prefix.name.startswith('best-'))
+        if not found:
+            raise cli.UserError(f'{run_dir} has no checkpoint')
+        return run_dir, found
+
+    # A file of a checkpoint, or of its samples.
+    run_dir, name = path.parent.parent, path.name.partition('.')[0]
+    grid = re.fullmatch(r'step-(\d+)', name) if path.parent.name == 'samples' else None
+    existing = find_all(run_dir)
+    found = [each for each in existing if (each.step == int(grid[1]) if grid else each.prefix.name == name)]
+    if not found:
+        others = ', '.join(each.prefix.name for each in existing)
+        hint = f'; {run_dir} has {others}' if others else ''
+        raise cli.UserError(f'{path}: no such run directory or checkpoint{hint}')
+    return run_dir, found
 
 
-def is_intact(checkpoint: Checkpoint) -> bool:
-    """Whether every tensor of a checkpoint can be read. TensorFlow compares checksums as it reads."""
-    try:
-        saved = tf.train.NewCheckpointReader(os.fsencode(checkpoint.prefix))
-        for name in saved.get_variable_to_shape_map():
-            saved.get_tensor(name)
-    except Exception:  # OpError, IndexError, ValueError and others, if the file is damaged
-        return False
-    return True
+def find(path: Path) -> tuple[Path, Checkpoint, Any]:
+    """The run directory at `path`, the first intact checkpoint that `path` means, and a reader of its tensors.
+
+    path: see `locate`. The reader keeps working if a training deletes the checkpoint. Raises UserError.
+    """
+    run_dir, _ = locate(path)
+    return run_dir, *first_intact(lambda: locate(path)[1])
 
 
 def find_to_resume(run_dir: Path, step: float) -> Checkpoint | None:
-    """The newest intact checkpoint of a run, or the one of `step`; None if the run has none at all.
+    """The newest intact checkpoint of a run, or the one of `step`; None if the run has not made any step.
 
-    Raises UserError if all are damaged, or none is of that step.
+    Raises UserError if all are damaged or incomplete, or none is of that step.
     """
-    checkpoints = find_all(run_dir)
-    wanted = [checkpoint for checkpoint in checkpoints if step in (NEWEST, checkpoint.step)]
-    for checkpoint in reversed(wanted):
-        if is_intact(checkpoint):
-            return checkpoint
-        fallback = ', falling back to the previous checkpoint' if checkpoint != wanted[0] else ''
-        print(f'{checkpoint.prefix} is damaged{fallback}')
-    if step != NEWEST and not wanted:
-        steps = ', '.join(str(checkpoint.step) for checkpoint in checkpoints) or 'none'
-        raise cli.UserError(f'{run_dir} has no checkpoint of step {step}, only of {steps}')
+    existing = find_all(run_dir)
+    wanted = [checkpoint for checkpoint in reversed(existing) if step in (NEWEST, checkpoint.step)]
     if wanted:
-        raise cli.UserError(f'{run_dir} has no intact checkpoint' + ('' if step == NEWEST else f' of step {step}'))
+        checkpoint, saved = first_intact(lambda: wanted)
+        if not saved.has_tensor('global_step'):
+            raise cli.UserError(
+                f'{run_dir} is an exported generator, which cannot be resumed: start a new run with --init-from'
+            )
+        return checkpoint
+    if step != NEWEST:
+        steps = ', '.join(str(checkpoint.step) for checkpoint in existing) or 'none'
+        raise cli.UserError(f'{run_dir} has no checkpoint of step {step}, only of {steps}')
+
+    # Perhaps not all files have been copied.
+    parts = [f'{path.name} without an .index file' for path in find_without_index(run_dir)]
+    if rows := log_csv.read_rows(run_dir):
+        parts.insert(0, f'step {rows[-1][0]} in log.csv')
+    if parts:
+        raise cli.UserError(
+            f'{run_dir} has no complete checkpoint, but {" and ".join(parts)}: '
+            'copy the missing files of checkpoints/, or choose another --run-dir to start again'
+        )
     print(f'{run_dir} has no checkpoint yet: starting from the beginning')
     return None
+
+
+def first_intact(list_candidates: Callable[[], list[Checkpoint]]) -> tuple[Checkpoint, Any]:
+    """The first intact one of the listed checkpoints, and a reader of its tensors. Prints which ones are damaged.
+
+    Raises UserError if all are damaged. Lists them again after each failure: a training may have deleted some.
+    """
+    damaged: list[Checkpoint] = []
+    while remaining := [each for each in list_candidates() if each not in damaged]:
+        checkpoint, *others = remaining
+        if saved := open_intact(checkpoint):
+            return checkpoint, saved
+        if checkpoint in list_candidates():
+            damaged.append(checkpoint)
+            fallback = f', falling back to {others[0].prefix.name}' if others else ''
+            print(f'{checkpoint.prefix} is damaged{fallback}')
+    folder, names = damaged[0].prefix.parent, ', '.join(checkpoint.prefix.name for checkpoint in damaged)
+    raise cli.UserError(f'{folder} has no intact checkpoint; damaged: {names}')
+
+
+def open_intact(checkpoint: Checkpoint):
+    """A reader of a checkpoint, or None unless every tensor can be read. TensorFlow compares checksums as it reads."""
+    try:
+        with readable(checkpoint.prefix) as prefix:
+            saved = tf.train.NewCheckpointReader(prefix)
+            for name in saved.get_variable_to_shape_map():
+                saved.get_tensor(name)
+    except Exception:  # OpError, IndexError, ValueError and others, if the file is damaged
+        return None
+    return saved
+
+
+@contextlib.contextmanager
+def readable(prefix: Path) -> Iterator[bytes]:
+    """Yield a name of `prefix` that TensorFlow can read. It takes [ * ? and \\ in a path for a pattern.
+
+    So the path leads through a descriptor of the folder; outside of Linux there is no such path.
+    """
+    if not os.path.isdir('/proc/self/fd'):
+        yield os.fsencode(prefix)
+        return
+    descriptor = os.open(prefix.parent, os.O_RDONLY)
+    try:
+        yield os.fsencode(f'/proc/self/fd/{descriptor}/{prefix.name}')
+    finally:
+        os.close(descriptor)
 
 
 def save(session, saver, run_dir: Path, kind: str, step: int, healthy: int) -> None:
@@ -112,7 +180,8 @@ def save(session, saver, run_dir: Path, kind: str, step: int, healthy: int) -> N
     try:
         write(session, saver, prefix)
     except tf.errors.OpError:  # whose message would begin with a stack of operations
-        delete_unfinished(run_dir)
+        for path in Checkpoint(step, prefix).files():
+            path.unlink()
         raise cli.UserError(
             f'no checkpoint of step {step}: {prefix.parent} cannot be written, the disk may be full; '
             'earlier checkpoints are intact'
@@ -130,20 +199,25 @@ def write(session, saver, prefix: Path) -> None:
 
 def restore(session, saver, checkpoint: Checkpoint) -> None:
     """Restore all variables, as `saver.restore` does. Raises UserError."""
-    prefix = checkpoint.prefix
+    definition = saver.saver_def
     try:
-        session.run(saver.saver_def.restore_op_name, {saver.saver_def.filename_tensor_name: os.fsencode(prefix)})
+        with readable(checkpoint.prefix) as prefix:
+            session.run(definition.restore_op_name, {definition.filename_tensor_name: prefix})
     except tf.errors.OpError:
-        raise cli.UserError(f'{prefix} is damaged, or not a checkpoint of this run') from None
+        raise cli.UserError(f'{checkpoint.prefix} is damaged, or not a checkpoint of this run') from None
 
 
-def delete_unfinished(run_dir: Path) -> None:
-    """Delete the unfinished checkpoints that a killed process or a full disk left."""
-    for path in run_dir.glob('checkpoints/*'):
-        prefix, data, _ = path.name.partition('.data-')
-        if '.tempstate' in path.name or (data and not path.with_name(f'{prefix}.index').exists()):
-            print(f'Deleted, unfinished: {path}')
-            path.unlink()
+def find_without_index(run_dir: Path) -> list[Path]:
+    """The data files without an index: a process was killed while saving, or the run is not copied completely."""
+    paths = sorted(run_dir.glob('checkpoints/*.data-*'))
+    return [path for path in paths if DATA.fullmatch(path.name) and not path.with_suffix('.index').exists()]
+
+
+def delete_temporary(run_dir: Path) -> None:
+    """Delete the temporary files of TensorFlow that a process killed while saving has left."""
+    for path in run_dir.glob('checkpoints/*.tempstate*'):
+        print(f'Deleted, unfinished: {path}')
+        path.unlink()
 
 
 def delete_old(run_dir: Path, healthy: int) -> None:
@@ -160,13 +234,19 @@ def delete_old(run_dir: Path, healthy: int) -> None:
 
 def find_grids(run_dir: Path) -> list[Path]:
     """The grids of samples of a run, the newest last."""
-    return sorted(path for path in run_dir.glob('samples/*.png') if re.fullmatch(r'step-\d{8,}', path.stem))
+    grids = [path for path in run_dir.glob('samples/*.png') if re.fullmatch(r'step-\d{8,}', path.stem)]
+    return sorted(grids, key=grid_step)
+
+
+def grid_step(path: Path) -> int:
+    """The step of a grid of samples."""
+    return int(path.stem.removeprefix('step-'))
 
 
 def find_later_files(run_dir: Path, step: int) -> list[Path]:
     """The files of checkpoints and grids of steps after `step`."""
     saved = [path for found in find_all(run_dir) if found.step > step for path in found.files()]
-    return saved + [path for path in find_grids(run_dir) if int(path.stem.removeprefix('step-')) > step]
+    return saved + [path for path in find_grids(run_dir) if grid_step(path) > step]
 
 
 def advice_to_go_back(run_dir: Path, healthy: int) -> str:

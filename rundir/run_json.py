@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import platform
 from dataclasses import replace
@@ -15,24 +16,33 @@ from graph.session import tf
 from systems import System
 
 # Version of run.json. Version 1 had no such number. Up to version 2, `recommended` had the networks of `oreilly`; all
-# other values of a system are in the settings.
-FORMAT = 3
+# other values of a system are in the settings. Up to version 3, there were no `changes`.
+FORMAT = 4
 
 
-def read_run(run_dir: Path) -> dict:
-    """The contents of run.json, with settings that are complete and valid. Raises UserError."""
+def read_run(run_dir: Path, step: float = math.inf) -> dict:
+    """The contents of run.json as of a step, with settings that are complete and valid. Raises UserError.
+
+    `changes` are those of resumed runs up to `step`, see `training.run.record_changes`; later ones are undone.
+    """
     path = run_dir / 'run.json'
     try:
-        run = json.loads(path.read_text())
+        run = json.loads(path.read_bytes())  # perhaps with a byte order mark
         if run.get('format', 1) > FORMAT:
             raise cli.UserError(f'{path} was written by a newer version of this project: update to use it')
         if run.get('format', 1) < 3 and run['settings']['system'] == 'recommended':
             run['settings']['system'] = 'oreilly'
+        changes = run.setdefault('changes', [])
+        if any(type(change[name]) is not int for change in changes for name in ('step', 'position')):
+            raise ValueError
+        while changes and changes[-1]['step'] > step:
+            for name, value in changes.pop()['before'].items():
+                (run if name in run else run['settings'])[name] = value
         run['settings'] = read_settings(run['settings'])
         for name in PATHS:  # which may have been other strings in the locale of the run
             if run['settings'][name] is not None:
                 run['settings'][name] = os.fsdecode(run['settings'][name].encode('utf-8', 'surrogateescape'))
-        run['data_digest']
+        run['data_digest'], int(run['images'])
         system = system_of_run(run)
         if any(len(each) != len(system.attributes) or set(each) - set('01') for each in system.combinations):
             raise ValueError
@@ -50,17 +60,13 @@ def system_of_run(run: dict) -> System:
     return replace(system_of(run['settings']), combinations=tuple(run.get('combinations', '').split()))
 
 
-def write_run(run_dir: Path, settings: dict, images: int, data_digest: str, combinations: tuple[str, ...] = ()) -> None:
-    """Write run.json. images: the size of the data set; data_digest: see `helper.Dataset.digest`.
-
-    combinations: of attributes, see `systems.System`.
-    """
+def write_run(run_dir: Path, settings: dict, data: dict, changes: list[dict]) -> None:
+    """Write run.json. data: see `training.run.Run.describe_data`; changes: see `training.run.record_changes`."""
     run = {
         'format': FORMAT,
         'settings': settings,
-        'images': images,
-        'data_digest': data_digest,
-        **({'combinations': ' '.join(combinations)} if combinations else {}),
+        **data,
+        'changes': changes,
         'versions': {'python': platform.python_version(), 'tensorflow': tf.__version__, 'numpy': np.__version__},
     }
     with files.replacing(run_dir / 'run.json') as temporary:

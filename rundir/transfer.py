@@ -1,6 +1,5 @@
 """Initial weights copied from another run (transfer learning)."""
 
-import os
 from pathlib import Path
 
 from common import cli
@@ -16,16 +15,12 @@ def initial_values(path: Path, graph, frozen: tuple[str, ...]) -> dict:
     Copies weights, moving averages and batch norm statistics, but neither the optimisers' state nor the global step.
     Prints what is copied. Raises UserError if no layer fits, or not all of the frozen ones.
     """
-    prefix = checkpoints.find(path)[1].prefix
+    _, (_, prefix), saved = checkpoints.find(path)
     with graph.as_default():
         variables = tf.global_variables('generator/') + tf.global_variables('discriminator/')
         initial = {variable.op.name: variable.initial_value for variable in variables}
         weights = {variable.op.name for variable in tf.trainable_variables()}
-    try:
-        values, missing = match(initial, weights, tf.train.NewCheckpointReader(os.fsencode(prefix)))
-    except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
-        raise cli.UserError(f'{prefix} is damaged') from None
-
+    values, missing = match(initial, weights, saved)
     if missing.keys() >= set(filter(is_kernel, weights)):
         raise cli.UserError(f'--init-from: no layer of {prefix} fits these networks: use its --system and --width')
     if unfit := listed({name: why for name, why in missing.items() if name.startswith(frozen)}):

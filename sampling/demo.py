@@ -24,7 +24,7 @@ def load_demo(cache_dir: Path, shape: tuple[int, int, int]) -> np.ndarray:
     # Choose the smallest generator whose faces need not be enlarged. The cache is named after its weights.
     height, width, channels = shape
     generator = PRETRAINED_BY_SIZE[demo_size(height, width)]
-    weights = b''.join(path.read_bytes() for path in checkpoints.find(generator)[1].files())
+    weights = b''.join(path.read_bytes() for path in checkpoints.locate(generator)[1][0].files())
     kind = size_of(shape) if channels == 3 else f'{size_of(shape)}-grey'
     path = cache_dir / f'demo-{DEMO_FACES}-{kind}-{hashlib.blake2b(weights, digest_size=8).hexdigest()}.npy'
     if (prepared := open_prepared(path, shape)) is not None:

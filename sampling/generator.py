@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ PIXELS_PER_RUN = 64 * 28 * 28  # limit for a session run: the layers of a 128x12
 class Generator(NamedTuple):
     """A trained generator in an open session."""
 
+    checkpoint: checkpoints.Checkpoint
     system: System
     session: Any
     z: Any  # placeholder of the latents, (N, z_dim)
@@ -45,6 +45,15 @@ class Generator(NamedTuple):
         """The faces of latents (N, z_dim): uint8 (N, H, W, C)."""
         return np.concatenate(list(self.draw(latents, len(latents))))
 
+    def draw_samples(self, count: int, seed: int, truncate: float = 1.0, wanted: dict[str, bool] | None = None):
+        """Yield `count` faces in chunks, uint8 (n, H, W, C). wanted: see `Conditions.asked`.
+
+        The face at index i depends on the checkpoint, `seed`, `truncate`, `wanted` and i, but not on `count`.
+        """
+        rng, conditions = np.random.default_rng(seed), Conditions.of(self.system).asked(wanted or {})
+        latents = (sample_latents(self.system, rng, 1, truncate, conditions)[0] for _ in range(count))
+        yield from self.draw(latents, count)
+
 
 def draw(session, z, images, latents):
     """Yield the faces of `latents`, each (z_dim,), in chunks: uint8 (n, H, W, C); z, images: see `Generator`."""
@@ -57,16 +66,15 @@ def draw(session, z, images, latents):
 
 
 @contextlib.contextmanager
-def restored_generator(checkpoint: Path):
-    """Yield the Generator of a run directory or checkpoint, with averaged weights if it has them. Raises UserError."""
-    run_dir, (_, prefix) = checkpoints.find(checkpoint)
+def restored_generator(path: Path):
+    """Yield the Generator of `path` (see `checkpoints.locate`), with averaged weights if any. Raises UserError."""
+    run_dir, found, saved = checkpoints.find(path)
     system = replace(system_of_run(read_run(run_dir)), precision='fp32')  # even if it was trained in bfloat16
     with tf.Graph().as_default(), open_session() as session:
         z = tf.placeholder(tf.float32, [None, system.z_dim], 'input_z')
         images = dcgan.generator(system, z, training=False)
         # Initialise the variables with the saved values.
         try:
-            saved = tf.train.NewCheckpointReader(os.fsencode(prefix))
             values = {}
             for variable in tf.global_variables():
                 name = variable.op.name
@@ -74,8 +82,8 @@ def restored_generator(checkpoint: Path):
                 values[variable.initial_value] = saved.get_tensor(source)
             session.run(tf.global_variables_initializer(), values)
         except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
-            raise UserError(f'{prefix} is damaged, or belongs to another system') from None
-        yield Generator(system, session, z, images)
+            raise UserError(f'{found.prefix} belongs to another system than {run_dir / "run.json"}') from None
+        yield Generator(found, system, session, z, images)
 
 
 def folded_layers(generator: Generator):
@@ -98,14 +106,7 @@ def folded_layers(generator: Generator):
         yield scaled, beta - mean * scale
 
 
-def draw_faces(checkpoint: Path, count: int, seed: int, truncate: float = 1.0, wanted: dict[str, bool] | None = None):
-    """Yield `count` faces in chunks, uint8 (n, H, W, C). Raises UserError.
-
-    The face at index i depends on the checkpoint, `seed`, `truncate`, `wanted` and i, but not on `count`.
-    wanted: see `Conditions.asked`.
-    """
-    with restored_generator(checkpoint) as generator:
-        system, rng = generator.system, np.random.default_rng(seed)
-        conditions = Conditions.of(system).asked(wanted or {})
-        latents = (sample_latents(system, rng, 1, truncate, conditions)[0] for _ in range(count))
-        yield from generator.draw(latents, count)
+def draw_faces(path: Path, count: int, seed: int, truncate: float = 1.0, wanted: dict[str, bool] | None = None):
+    """Yield faces of the generator at `path`, as `Generator.draw_samples` does. Raises UserError."""
+    with restored_generator(path) as generator:
+        yield from generator.draw_samples(count, seed, truncate, wanted)

@@ -127,6 +127,7 @@ def main():
     for command, *arguments in (
         (train, '--run-dir', run, *new, data, '--steps', '2', '--hold-out', 'images'),
         (train, '--run-dir', run, '--resume', '--steps', '4', '--evaluate-every', '2'),
+        (train, '--run-dir', run.with_name('second'), *new, data, '--steps', '1', '--init-from', run),
         (generate, '--checkpoint', run, '--out', run.with_name('faces')),
         (generate, '--checkpoint', run, '--export', run.with_name('exported')),
         (generate, '--checkpoint', run, '--export', run.with_name('model'), '--format', 'saved_model'),
@@ -140,14 +141,14 @@ cli.run(main)
 
 
 def test_every_command_takes_paths_in_any_encoding_in_a_locale_of_ascii(tmp_path, pictures):
-    folder = tmp_path / os.fsdecode('Köln in UTF-8, '.encode() + 'Köln in Latin-1'.encode('latin-1'))
+    folder = tmp_path / os.fsdecode('Köln in UTF-8, '.encode() + 'Köln in Latin-1, [1e-4]*'.encode('latin-1'))
     folder.mkdir()
     shutil.copy(pictures, folder)
     environment = os.environ | {'PYTHONPATH': str(ROOT), 'LC_ALL': 'C', 'PYTHONUTF8': '0'}
     command = [sys.executable, '-c', EVERY_COMMAND, folder]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0 and result.stderr == '', result.stderr
-    assert {'pictures.zip', 'data', 'run', 'faces', 'exported', 'model', 'evaluation'} == {
+    assert {'pictures.zip', 'data', 'run', 'second', 'faces', 'exported', 'model', 'evaluation'} == {
         path.name for path in folder.iterdir()
     }
     run = (folder / 'run').rename(tmp_path / 'run')  # TensorFlow's own reader of events takes only UTF-8

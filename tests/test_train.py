@@ -35,6 +35,7 @@ from graph.session import open_session, tf
 from helper import Dataset, images_square_grid
 from metrics.swd import swd
 from rundir.checkpoints import best_distance, find, find_best, find_grids, find_later_files
+from rundir.log_csv import LOG_COLUMNS
 from rundir.run_json import read_run
 from sampling.generator import PRETRAINED, restored_generator
 from sampling.latents import sample_latents
@@ -42,7 +43,7 @@ from systems import SYSTEMS
 from training import calls
 from training.data import load_dataset
 from training.monitor import Evaluator
-from training.run import LOG_COLUMNS, Run, start_run
+from training.run import Run, start_run
 
 FACES = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import math
 import os
 import time
 
@@ -44,8 +45,14 @@ class Log(contextlib.ExitStack):
         self.log = self.enter_context(open(run.directory / 'log.csv', 'a', 1, newline=''))  # noqa: SIM115
 
         # Not tf.summary.FileWriter: it writes in a thread, which fails on a full disk without anyone noticing.
-        events = run.directory / f'events.out.tfevents.{time.time():.0f}.from-step-{step}'
-        self.events = self.enter_context(tf.io.TFRecordWriter(os.fsencode(events)))
+        # TensorBoard reads the files in the order of their names, so this one must be the last, even if the clock has
+        # been set back.
+        began, latest = time.time(), 0.0
+        for path in run.directory.glob('events.out.tfevents.[0-9]*'):
+            latest = max(latest, int(path.name.split('.')[3]), path.stat().st_mtime)
+        self.clock_lag = max(0.0, math.floor(latest) + 1 - began)
+        path = run.directory / f'events.out.tfevents.{began + self.clock_lag:010.0f}.from-step-{step}'
+        self.events = self.enter_context(tf.io.TFRecordWriter(os.fsencode(path)))
         self.bar = self.enter_context(progress(desc='Training', total=run.last_step, initial=step, unit=' steps'))
         self.reset_means()
         self.add_event(file_version='brain.Event:2')
@@ -69,7 +76,7 @@ class Log(contextlib.ExitStack):
 
     def add_event(self, **event) -> None:
         """Add an event for TensorBoard, a tf.Event of these fields."""
-        self.events.write(tf.Event(wall_time=time.time(), **event).SerializeToString())
+        self.events.write(tf.Event(wall_time=time.time() + self.clock_lag, **event).SerializeToString())
         self.events.flush()
 
     def show_start(self, graph, faces: np.ndarray) -> None:

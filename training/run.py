@@ -1,7 +1,6 @@
 """A training run: its settings, data, schedule and directory, and how it is started or resumed."""
 
 import contextlib
-import csv
 import datetime
 import itertools
 import math
@@ -9,7 +8,7 @@ import os
 import zlib
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,11 +16,11 @@ import numpy as np
 
 import helper
 from common import cli, files
-from config.settings import NEWEST, PATHS, choose_settings, system_of
+from config.settings import NEWEST, PATHS, RECORDED, choose_settings, system_of
 from dataset import labels
 from distributed.cluster import shard_size
 from graph.replica import Replica
-from rundir import checkpoints, run_json
+from rundir import checkpoints, log_csv, run_json
 from rundir.checkpoints import Checkpoint
 from sampling.latents import sample_latents
 from systems import System
@@ -29,7 +28,6 @@ from training.data import choose_hold_out, load_dataset
 
 RUNS = Path('runs')  # parent of run directories without a --run-dir
 MAX_KEPT_CHECKPOINTS = 10  # most checkpoints that a run keeps without --keep-every
-LOG_COLUMNS = ('step', 'epoch', 'd_loss', 'g_loss', 'd_real', 'd_fake', 'images_per_second', 'swd')
 
 
 @dataclass
@@ -38,6 +36,7 @@ class Run:
 
     settings: see `config.settings.choose_settings`. directory: the run directory, on the chief; the other replicas
     write nothing. checkpoint: the one to resume from, None for a new run. warning: see `monitor.FailureMonitor`.
+    changes, shift: see `record_changes`.
     """
 
     settings: dict
@@ -45,6 +44,8 @@ class Run:
     directory: Path = Path(os.devnull)
     checkpoint: Checkpoint | None = None
     warning: str = ''
+    changes: list[dict] = field(default_factory=list)
+    shift: int = 0
 
     @cached_property
     def system(self) -> System:
@@ -60,12 +61,13 @@ class Run:
 
     @cached_property
     def last_step(self) -> int:
-        ends = self.settings['steps'], (self.settings['epochs'] or 0) * self.steps_per_epoch
-        return min(end for end in ends if end)
+        steps, epochs = self.settings['steps'], self.settings['epochs']
+        ends = [steps] if steps else []
+        return min(ends + ([epochs * self.steps_per_epoch - self.shift] if epochs else []))
 
     def epoch(self, step: int) -> int:
         """The epoch of a step, both counted from 1."""
-        return math.ceil(step / self.steps_per_epoch)
+        return math.ceil((step + self.shift) / self.steps_per_epoch)
 
     @cached_property
     def schedule(self) -> dict[str, int]:
@@ -82,11 +84,17 @@ class Run:
     def next_due(self, step: int) -> int:
         """The first step after `step` at which something is due, or the run ends."""
         ends = [self.last_step] if step < self.last_step else []
-        return min([(step // every + 1) * every for every in self.schedule.values()] + ends)
+        return min([step + self.steps_left(what, step) for what in self.schedule] + ends)
 
     def due(self, step: int, last: bool) -> set[str]:
         """Keys of `schedule` that are due after a step. last: the training ends, so all but 'keep' are due."""
-        return {what for what, every in self.schedule.items() if step % every == 0 or (last and what != 'keep')}
+        due = {what for what, every in self.schedule.items() if self.steps_left(what, step) == every}
+        return due | (self.schedule.keys() - {'keep'} if last else set())
+
+    def steps_left(self, what: str, step: int) -> int:
+        """The steps after `step` until a key of `schedule` is due. Intervals in epochs end with an epoch."""
+        by_epochs = what == 'keep' or (what == 'sample' and self.settings['sample_epochs'])
+        return self.schedule[what] - (step + self.shift * bool(by_epochs)) % self.schedule[what]
 
     def batches(self, step: int, shard: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the batch of each step after `step`, forever: indices of faces (n,), and latents (n, z_dim).
@@ -95,7 +103,7 @@ class Run:
         The latents of a conditional system end with the attributes of the real faces. shard: the rows to return.
         """
         system, seed = self.system, self.settings['seed']
-        first, start = divmod(step, self.steps_per_epoch)
+        first, start = divmod(step + self.shift, self.steps_per_epoch)
         for epoch in itertools.count(first):
             for order in self.dataset.get_indices(system.batch_size, seed, epoch, start if epoch == first else 0):
                 indices = order[shard]
@@ -115,38 +123,35 @@ class Run:
         """The path of the grid of samples of a step."""
         return self.directory / 'samples' / f'step-{step:08}.png'
 
+    def describe_data(self) -> dict:
+        """What run.json has about the data set."""
+        combinations = ' '.join(self.system.combinations)
+        data = {'images': len(self.dataset.faces), 'data_digest': self.dataset.digest}
+        return data | ({'combinations': combinations} if combinations else {})
+
     def open_directory(self) -> None:
         """Write run.json, make folders, and move what an earlier process wrote after the checkpoint to abandoned/."""
         # Folders and run.json.
         step = self.checkpoint.step if self.checkpoint else 0
         for folder in ('checkpoints', 'samples'):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
-        images, digest, combinations = len(self.dataset.faces), self.dataset.digest, self.system.combinations
-        run_json.write_run(self.directory, self.settings, images, digest, combinations)
-        checkpoints.delete_unfinished(self.directory)
-
-        # The complete rows of the log: a crash can leave others.
-        log, rows = self.directory / 'log.csv', []
-        if log.exists():
-            with open(log, newline='', errors='replace') as file:
-                rows = [row for row in csv.reader(file) if len(row) == len(LOG_COLUMNS) and row[0].isdecimal()]
+        run_json.write_run(self.directory, self.settings, self.describe_data(), self.changes)
+        checkpoints.delete_temporary(self.directory)
 
         # Rows, checkpoints and grids of later steps, which will be made again.
-        later = checkpoints.find_later_files(self.directory, step)
+        rows = log_csv.read_rows(self.directory)
+        incomplete = checkpoints.find_without_index(self.directory)
+        later = checkpoints.find_later_files(self.directory, step) + incomplete
         later_rows = [row for row in rows if int(row[0]) > step]
         if later or later_rows:
             abandoned = files.make_unused(self.directory / 'abandoned')
             for path in later:
                 path.replace(abandoned / path.name)
-            write_log(abandoned / 'log.csv', later_rows)
+            log_csv.write_rows(abandoned, later_rows)
             print(f'Moved everything after step {step} to {abandoned}')
-        write_log(log, [row for row in rows if int(row[0]) <= step])
-
-
-def write_log(path: Path, rows: list[list[str]]) -> None:
-    """Write a log.csv with these rows."""
-    with files.replacing(path) as temporary, open(temporary, 'w', newline='') as file:
-        csv.writer(file, lineterminator='\n').writerows([LOG_COLUMNS, *rows])
+            for path in incomplete:
+                print(f'Moved there, too, because its .index file is missing: {path.name}')
+        log_csv.write_rows(self.directory, [row for row in rows if int(row[0]) <= step])
 
 
 @contextlib.contextmanager
@@ -162,11 +167,12 @@ def start_run(args: Namespace, replica: Replica) -> Iterator[Run]:
 def open_run(args: Namespace, replica: Replica, stack: contextlib.ExitStack) -> Run:
     """The run of `start_run`. The chief locks the run directory until `stack` is closed."""
     # The chief reads the flags and run.json. The other replicas get its settings, but may have the data elsewhere.
-    settings, saved = choose_run(args, replica.count > 1) if replica.is_chief else ({}, {})
+    settings, saved = choose_run(args) if replica.is_chief else ({}, {})
     checkpoint = None
     if saved:
         run_json.lock(args.run_dir, stack)
         checkpoint = checkpoints.find_to_resume(args.run_dir, args.resume)
+        settings, saved = choose_run(args, checkpoint.step if checkpoint else 0)
     settings = replica.broadcast(settings)
     if not replica.is_chief:
         own = choose_settings(args)
@@ -180,32 +186,35 @@ def open_run(args: Namespace, replica: Replica, stack: contextlib.ExitStack) -> 
     # Load the data, and fail before anything is written.
     new = replica.is_chief and not saved
     run = Run(settings, load_dataset(settings, args.sources, note_size=new), checkpoint=checkpoint)
-    check_length(run)
     if saved:
-        check_same_data(run, saved)
+        check_same_data(run, saved, args.more_images)
+        record_changes(run, saved)
     check_same_on_replicas(run, replica)
+    check_length(run)
 
     if replica.is_chief and saved:
         run.directory = args.run_dir
     elif replica.is_chief:
+        if args.resume:
+            print(f'{args.run_dir} does not exist yet: starting a new run')
         run.directory = make_run_directory(args.run_dir, settings['system'], stack)
     return run
 
 
-def choose_run(args: Namespace, several: bool) -> tuple[dict, dict]:
+def choose_run(args: Namespace, step: float | None = None) -> tuple[dict, dict]:
     """The settings of the run that the flags describe, and the run.json of a run to resume ({} for a new one).
 
-    several: whether several workers train. Then --resume also starts a run that does not exist yet, so that a
+    step: the step to resume from, if not args.resume. --resume also starts a run that does not exist yet, so that a
     scheduler can restart a failed job with the same command. Raises UserError.
     """
     # New or resumed.
     exists = bool(args.run_dir) and files.has_files(args.run_dir)
-    resumes = args.resume and (exists or not several or args.resume != NEWEST)
+    resumes = args.resume and (exists or args.resume != NEWEST)
     if exists and not resumes:
         raise cli.UserError(
             f'{args.run_dir} is not empty: add --resume to continue that run, or choose another --run-dir'
         )
-    saved = run_json.read_run(args.run_dir) if resumes else {}
+    saved = run_json.read_run(args.run_dir, args.resume if step is None else step) if resumes else {}
     settings = choose_settings(args, saved.get('settings'))
 
     # The article trains on all images: some are held out only for --evaluate-every.
@@ -220,14 +229,14 @@ def choose_run(args: Namespace, several: bool) -> tuple[dict, dict]:
     if args.sources and settings['data'] != 'celeba':
         raise cli.UserError('--sources is for --data celeba only')
     if settings['init_from'] and not saved:
-        checkpoints.find(Path(settings['init_from']))
+        checkpoints.locate(Path(settings['init_from']))
     files.check_writable(args.run_dir or RUNS)
     return settings, saved
 
 
 def prepare_data(args: Namespace) -> None:
     """Load the faces once, silently, so that several workers find them prepared. Raises UserError."""
-    settings, _ = choose_run(args, several=True)
+    settings, _ = choose_run(args)
     shard_size(settings['batch_size'], args.workers)  # fail before the data are loaded
     with contextlib.redirect_stdout(None):
         load_dataset(settings, args.sources)
@@ -260,20 +269,57 @@ def check_length(run: Run) -> None:
         )
 
 
-def check_same_data(run: Run, saved: dict) -> None:
-    """Raise UserError unless the faces and attributes are those in run.json, `saved`."""
-    data = run.settings['data']
+def check_same_data(run: Run, saved: dict, more_images: bool) -> None:
+    """Raise UserError unless the faces and attributes are those in run.json, `saved`, or `more_images` were added."""
+    data, added = run.settings['data'], len(run.dataset.faces) - saved['images']
     if saved['data_digest'] != run.dataset.digest:
-        raise cli.UserError(f'{data} is not the data set this run was started with; check --data')
+        if more_images and added > 0:
+            return
+        raise cli.UserError(
+            f'{data} is not the data set this run was started with: check --data, '
+            + (f'add --more-images if {added} images were added, ' if added > 0 else '')
+            + 'or start a new run with --init-from'
+        )
     if saved.get('combinations', '') != ' '.join(run.system.combinations):
         raise cli.UserError(f'the attributes of {data} differ from when this run started; check --attribute-table')
 
 
+def record_changes(run: Run, saved: dict) -> None:
+    """Add what differs from run.json, `saved`, to `run.changes`: settings that affect the training, and the data set.
+
+    A new batch size, or more images, change the steps of an epoch. The epoch under way then continues with the first
+    batch of its (new) order that is not before the images seen so far. `position` is the number of that batch, counted
+    from the start of the run as if all batches had the new size, and `shift` is the position minus the step.
+    """
+    run.changes = saved['changes']
+    run.shift = run.changes[-1]['position'] - run.changes[-1]['step'] if run.changes else 0
+    then = saved['settings'] | saved
+    now = {name: run.settings[name] for name in RECORDED} | run.describe_data()
+    changed = [name for name, value in now.items() if value != then[name]]
+    if not changed or not run.checkpoint:
+        return
+
+    # The epochs so far, and the images of the epoch under way.
+    step = run.checkpoint.step
+    training = len(run.dataset.training) * then['images'] // now['images']
+    epochs, batches = divmod(step + run.shift, max(1, training // then['batch_size']))
+    seen = batches * then['batch_size']
+
+    # The same in batches of the new size.
+    position = epochs * run.steps_per_epoch + min(math.ceil(seen / now['batch_size']), run.steps_per_epoch)
+    before, after = ({name: values[name] for name in changed} for values in (then, now))
+    run.changes.append({'step': step, 'position': position, 'before': before, 'after': after})
+    run.shift = position - step
+    print(f'From step {step + 1}: ' + ', '.join(f'{name} {now[name]} (was {then[name]})' for name in changed))
+    if 'images' in changed and run.settings['hold_out'] != 'none':
+        print('Warning: other images are held out than before, so the run was trained on some of them')
+
+
 def check_same_on_replicas(run: Run, replica: Replica) -> None:
-    """Raise UserError unless the chief has the same faces and attributes."""
+    """Raise UserError unless the chief has the same faces and attributes. All replicas get the chief's `shift`."""
     data = run.settings['data']
     own = [run.dataset.digest, zlib.crc32(' '.join(run.system.combinations).encode())]
-    digest, attributes = replica.broadcast(own)
+    digest, attributes, run.shift = replica.broadcast([*own, run.shift])
     if digest != own[0]:
         raise cli.UserError(f"{data} differs from the chief's data set; check --data")
     if attributes != own[1]:

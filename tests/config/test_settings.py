@@ -11,6 +11,7 @@ from config.settings import (
     ADDED,
     NEWEST,
     OVERRIDES,
+    RECORDED,
     RETIRED,
     SETTINGS,
     choose_settings,
@@ -23,7 +24,7 @@ from rundir.run_json import read_run
 from sampling.generator import PRETRAINED
 from systems import SYSTEMS, System
 
-# Another value for each setting that is fixed for the life of a run.
+# Another value for each setting that affects networks or training.
 OTHER = {
     'system': 'sharma', 'width': 0.5, 'seed': 1, 'hold_out': 'people', 'local_batch_norm': True,
     'attributes': ['Smiling', 'Male'],
@@ -115,6 +116,8 @@ def test_resume_means_the_newest_checkpoint_or_one_of_a_step():
     assert parse_arguments(['--run-dir', 'x']).resume is None
     assert parse_arguments(['--run-dir', 'x', '--resume']).resume == NEWEST
     assert parse_arguments(['--run-dir', 'x', '--resume', '12']).resume == 12
+    with pytest.raises(cli.UserError, match="'runs/a' is a path, not a step: use --resume --run-dir runs/a"):
+        parse_arguments(['--resume', 'runs/a'])
 
 
 @pytest.mark.parametrize(
@@ -138,15 +141,23 @@ def test_settings_that_contradict_each_other_are_an_error(flags, message):
 
 
 def test_what_a_run_is_made_of_is_fixed():
-    assert set(OTHER) == {name for name, setting in SETTINGS.items() if not setting.changeable}
+    assert set(OTHER) == {name for name, setting in SETTINGS.items() if not setting.changeable} | set(RECORDED)
     saved, _ = chosen('')
     for name, value in OTHER.items():
+        if name in RECORDED:
+            continue
         given = parse_arguments(flags_of(name, value))
         was = 'not set' if saved[name] is None else re.escape(str(saved[name]))
-        with pytest.raises(cli.UserError, match=f'^{flag(name)} is {was} in this run'):
+        with pytest.raises(cli.UserError, match=f'^{flag(name)} is {was} in this run.*--init-from'):
             choose_settings(given, saved)
         needed = {'freeze_discriminator': {'init_from': '/elsewhere'}}
         assert choose_settings(given, saved | {name: value} | needed.get(name, {}))[name] == value
+
+
+@pytest.mark.parametrize('name', RECORDED)
+def test_what_affects_only_the_training_may_change(name):
+    saved, _ = chosen('')
+    assert choose_settings(parse_arguments(flags_of(name, OTHER[name])), saved)[name] == OTHER[name] != saved[name]
 
 
 def test_the_rest_of_a_run_may_change():

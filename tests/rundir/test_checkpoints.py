@@ -1,6 +1,8 @@
 import math
 import re
 import shlex
+import shutil
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, cut, flip_bit
@@ -30,6 +32,13 @@ def touch(run_dir, *names):
             (run_dir / 'checkpoints' / f'{name}.{suffix}').touch()
 
 
+def names_at(path):
+    """The names of the checkpoints that a path means."""
+    run_dir, candidates = checkpoints.locate(path)
+    assert all(checkpoint.prefix.parent == run_dir / 'checkpoints' for checkpoint in candidates)
+    return [checkpoint.prefix.name for checkpoint in candidates]
+
+
 def found(run_dir):
     return [checkpoint.prefix.name for checkpoint in checkpoints.find_all(run_dir)]
 
@@ -54,29 +63,34 @@ def test_the_files_of_a_checkpoint_are_not_those_of_a_step_that_begins_alike(run
 
 def test_a_directory_means_its_best_checkpoint_or_else_the_newest(run_dir):
     with pytest.raises(cli.UserError, match='has no checkpoint'):
-        checkpoints.find(run_dir)
+        checkpoints.locate(run_dir)
     touch(run_dir, 'step-9', 'keep-10')
-    newest = Checkpoint(10, run_dir / 'checkpoints' / 'keep-10')
-    assert checkpoints.find(run_dir) == (run_dir, newest)
+    assert names_at(run_dir) == ['keep-10', 'step-9']
     touch(run_dir, 'best-3', 'best-5')
-    best = Checkpoint(5, run_dir / 'checkpoints' / 'best-5')
-    assert checkpoints.find(run_dir) == (run_dir, best) and checkpoints.find_best(run_dir) == best
+    assert names_at(run_dir) == ['best-5', 'best-3', 'keep-10', 'step-9']
+    assert checkpoints.find_best(run_dir) == checkpoints.locate(run_dir)[1][0]
+    assert names_at(run_dir / 'checkpoints') == names_at(run_dir / 'samples') == names_at(run_dir)
 
 
-@pytest.mark.parametrize('name', ['keep-10', 'keep-10.index'])
-def test_a_checkpoint_is_meant_by_its_prefix_or_its_index(run_dir, monkeypatch, name):
-    touch(run_dir, 'step-9', 'keep-10', 'best-3')
-    expected = run_dir, Checkpoint(10, run_dir / 'checkpoints' / 'keep-10')
-    assert checkpoints.find(run_dir / 'checkpoints' / name) == expected
+@pytest.mark.parametrize(
+    'name',
+    [
+        'checkpoints/keep-10', 'checkpoints/keep-10.index', 'checkpoints/keep-10.data-00000-of-00001',
+        'samples/step-00000010.png',
+    ],
+)  # fmt: skip
+def test_a_checkpoint_is_meant_by_its_prefix_its_files_or_its_samples(run_dir, monkeypatch, name):
+    touch(run_dir, 'step-9', 'keep-10', 'best-3', 'step-100')
+    assert names_at(run_dir / name) == ['keep-10']
     monkeypatch.chdir(run_dir)
-    assert checkpoints.find((run_dir / 'checkpoints' / name).relative_to(run_dir)) == expected
+    assert names_at(Path(name)) == ['keep-10']
 
 
-@pytest.mark.parametrize('name', ['nowhere', 'checkpoints/step-8', 'log.csv'])
+@pytest.mark.parametrize('name', ['nowhere', 'checkpoints/step-8', 'log.csv', 'samples/step-00000008.png'])
 def test_a_path_that_is_neither_is_an_error(run_dir, name):
     touch(run_dir, 'step-9')
     with pytest.raises(cli.UserError, match=f'{name}: no such run directory or checkpoint'):
-        checkpoints.find(run_dir / name)
+        checkpoints.locate(run_dir / name)
 
 
 def test_the_distance_of_the_best_checkpoint_is_that_of_the_log(run_dir):
@@ -107,8 +121,10 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(copy, capsys
         spoil(copy / 'checkpoints' / f'{name}.{suffix}')
     assert checkpoints.find_to_resume(copy, NEWEST) == Checkpoint(9, copy / 'checkpoints' / 'step-9')
     if damage != 'unlink index':  # then there is no such checkpoint any more
-        assert capsys.readouterr().out.count('step-10 is damaged, falling back to the previous checkpoint\n') == 1
-    with pytest.raises(cli.UserError, match='no checkpoint of step 10|no intact checkpoint of step 10'):
+        out = capsys.readouterr().out
+        assert 'step-10 is damaged, falling back to keep-10\n' in out and 'keep-10 is damaged, falling back' in out
+    assert checkpoints.find(copy)[1].prefix.name == 'step-9'  # for drawing, too
+    with pytest.raises(cli.UserError, match='no checkpoint of step 10|no intact checkpoint; damaged: step-10, keep-10'):
         checkpoints.find_to_resume(copy, 10)
 
 
@@ -126,6 +142,37 @@ def test_a_run_without_any_checkpoint_starts_from_the_beginning(run_dir, capsys)
         checkpoints.find_to_resume(run_dir, 3)
 
 
+def test_a_half_copied_run_is_not_started_again(copy, tmp_path):
+    for path in (copy / 'checkpoints').glob('*.index'):
+        path.unlink()
+    with pytest.raises(cli.UserError, match='no complete checkpoint, but step 10 in log.csv and keep-10.data.*: copy'):
+        checkpoints.find_to_resume(copy, NEWEST)
+    (copy / 'log.csv').unlink()
+    with pytest.raises(cli.UserError, match='no complete checkpoint, but keep-10.data'):
+        checkpoints.find_to_resume(copy, NEWEST)
+    assert len(list((copy / 'checkpoints').iterdir())) == 5
+
+
+def test_a_checkpoint_that_a_training_deletes_is_skipped_or_read_to_its_end(copy, monkeypatch):
+    def open_and_delete(checkpoint):
+        for path in checkpoint.files():
+            path.unlink()
+        return original(checkpoint)
+
+    _, _, saved = checkpoints.find(copy)
+    original = checkpoints.open_intact
+    monkeypatch.setattr(checkpoints, 'open_intact', open_and_delete)
+    with pytest.raises(cli.UserError, match=f'{copy} has no checkpoint'):
+        checkpoints.find(copy)
+    assert saved.get_tensor('global_step') == 10
+
+
+@pytest.mark.parametrize('name', ['lr[1e-4]', 'a*', 'b?', 'c\\d', 'e{f,g}', '[!h]'])
+def test_checkpoints_are_read_in_folders_of_any_name(copy, tmp_path, name):
+    run_dir = shutil.move(copy, tmp_path / name / 'run')
+    assert checkpoints.find(run_dir)[1].step == checkpoints.find_to_resume(run_dir, NEWEST).step == 10
+
+
 # --- saved and deleted
 
 
@@ -136,7 +183,7 @@ def test_a_checkpoint_that_is_saved_is_intact_and_older_ones_are_deleted(run_dir
         for step in range(1, 6):
             checkpoints.save(session, saver, run_dir, 'step', step, healthy=0)
     assert found(run_dir) == ['step-3', 'step-4', 'step-5']
-    assert all(checkpoints.is_intact(checkpoint) for checkpoint in checkpoints.find_all(run_dir))
+    assert all(checkpoints.open_intact(checkpoint) for checkpoint in checkpoints.find_all(run_dir))
     assert len(list((run_dir / 'checkpoints').iterdir())) == 6
 
 
@@ -153,31 +200,29 @@ def test_only_the_newest_of_the_best_checkpoints_stays(run_dir):
     assert found(run_dir) == ['keep-2', 'best-4', 'step-4']
 
 
-def test_only_what_was_never_finished_is_deleted(run_dir, capsys):
+def test_only_temporary_files_of_tensorflow_are_deleted(run_dir, capsys):
     touch(run_dir, 'step-10', 'keep-5')
     folder = run_dir / 'checkpoints'
-    (folder / 'mine.txt').touch()
+    for name in ('mine.txt', 'step-11.data-00000-of-00001', '.step-12.data-00000-of-00001.aX3'):
+        (folder / name).touch()
     before = sorted(folder.iterdir())
-    unfinished = (
-        'step-11.data-00000-of-00001',
-        'step-12.index.tempstate123',
-        'step-12.data-00000-of-00001.tempstate123',
-    )
+    unfinished = 'step-12.index.tempstate123', 'step-12.data-00000-of-00001.tempstate123'
     for name in unfinished:
         (folder / name).touch()
-    checkpoints.delete_unfinished(run_dir)
+    checkpoints.delete_temporary(run_dir)
     assert sorted(folder.iterdir()) == before
     assert sorted(re.findall(r'Deleted, unfinished: .*/(.*)', capsys.readouterr().out)) == sorted(unfinished)
+    assert [path.name for path in checkpoints.find_without_index(run_dir)] == ['step-11.data-00000-of-00001']
 
 
 # --- going back
 
 
 def test_grids_are_found_in_order_and_other_pictures_are_not(run_dir):
-    for name in ('start', 'step-00000010', 'step-00000002', 'step-100000000', 'step-2', 'mine'):
+    for name in ('start', 'step-00000010', 'step-00000002', 'step-100000000', 'step-99999999', 'step-2', 'mine'):
         (run_dir / 'samples' / f'{name}.png').touch()
     grids = [path.stem for path in checkpoints.find_grids(run_dir)]
-    assert grids == ['step-00000002', 'step-00000010', 'step-100000000']
+    assert grids == ['step-00000002', 'step-00000010', 'step-99999999', 'step-100000000']
 
 
 def test_files_from_after_a_step_are_found(run_dir):

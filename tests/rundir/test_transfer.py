@@ -99,7 +99,7 @@ def test_a_damaged_checkpoint_is_an_error(other, tmp_path):
         (tmp_path / 'checkpoints' / path.name).write_bytes(path.read_bytes())
     (data,) = tmp_path.glob('checkpoints/*.data*')
     cut(data)
-    with pytest.raises(cli.UserError, match='step-7 is damaged'):
+    with pytest.raises(cli.UserError, match='damaged: step-7'):
         begin(tmp_path, '')
 
 

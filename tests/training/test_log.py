@@ -8,9 +8,10 @@ from PIL import Image
 
 from dcgan import Losses
 from graph.session import tf
+from rundir.log_csv import LOG_COLUMNS
+from training import log as module
 from training.curves import MAX_POINTS
 from training.log import Log, summary
-from training.run import LOG_COLUMNS
 
 RNG = np.random.default_rng(0)
 FACES = RNG.integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
@@ -106,6 +107,16 @@ def test_a_process_that_goes_on_hides_what_was_recorded_of_later_steps(run, tmp_
         Log(run, step).__exit__(None, None, None)
     starts = {event.step for event in read_events(tmp_path) if event.session_log.status == tf.SessionLog.START}
     assert starts == {1, 8}
+
+
+def test_events_stay_in_order_if_the_clock_is_set_back(run, tmp_path, monkeypatch):
+    for step, seconds in ((0, 2e9), (5, 1e9), (10, 1e9), (20, 5.0)):
+        monkeypatch.setattr(module.time, 'time', lambda seconds=seconds: seconds)
+        Log(run, step).__exit__(None, None, None)
+    events = read_events(tmp_path)
+    assert [event.step for event in events if event.session_log.status] == [1, 6, 11, 21]
+    times = [event.wall_time for event in events]
+    assert times == sorted(times) and times[0] == 2e9
 
 
 def test_a_process_that_goes_on_plots_the_whole_run(run):

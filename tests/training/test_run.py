@@ -3,6 +3,7 @@ import itertools
 import json
 import re
 import shutil
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,10 @@ from config.settings import parse_arguments
 from graph.replica import Replica
 from helper import Dataset
 from rundir.checkpoints import Checkpoint
+from rundir.log_csv import LOG_COLUMNS
 from rundir.run_json import read_run
 from training import run as module
-from training.run import LOG_COLUMNS, choose_run, prepare_data, start_run
+from training.run import Run, choose_run, prepare_data, record_changes, start_run
 
 FACES = np.arange(20 * 2 * 2 * 3, dtype=np.uint8).reshape(20, 2, 2, 3)  # 18 to train on
 
@@ -104,6 +106,39 @@ def test_the_shards_of_a_batch_make_up_the_whole():
     assert joined == first_batches(run, 2, 5)
 
 
+@pytest.fixture
+def changed() -> Run:
+    """A run of 20 steps with batches of 4 until step 6, in the middle of its second epoch, and of 3 from then on."""
+    run = new_run('--batch-size 3 --epochs 3 --sample-epochs 1', FACES)
+    run.checkpoint = Checkpoint(6, Path('step-6'))
+    record_changes(run, {'settings': run.settings | {'batch_size': 4}, 'changes': []} | run.describe_data())
+    return run
+
+
+def test_an_epoch_continues_with_batches_of_another_size(changed):
+    # 18 images: 4 batches of 4, and then 6 of 3, of which the first 3 begin within the 8 images seen.
+    (change,) = changed.changes
+    assert change == {'step': 6, 'position': 9, 'before': {'batch_size': 4}, 'after': {'batch_size': 3}}
+    assert [changed.epoch(step) for step in (7, 9, 10, 15, 16)] == [2, 2, 3, 3, 4] and changed.last_step == 15
+    assert [step for step in range(7, 16) if 'sample' in changed.due(step, last=False)] == [9, 15]
+    assert changed.next_due(6) == changed.next_due(8) == 9
+
+    before = new_run('--batch-size 4 --epochs 3', FACES)
+    seen = sum((indices for indices, _ in first_batches(before, 4, 2)), [])
+    rest = sum((indices for indices, _ in first_batches(changed, 6, 3)), [])
+    assert len(rest) == 9 and not set(seen) & set(rest)
+    whole = first_batches(changed, 6, 9)
+    assert all(first_batches(changed, 6 + step, 9 - step) == whole[step:] for step in range(9))
+    assert len(set(sum((indices for indices, _ in whole[3:9]), []))) == 18
+
+
+def test_settings_that_leave_batches_as_they_are_leave_their_order(changed):
+    later = replace(changed, settings=changed.settings | {'r1': 1.0}, checkpoint=Checkpoint(11, Path('step-11')))
+    record_changes(later, {'settings': changed.settings, 'changes': list(changed.changes)} | changed.describe_data())
+    assert later.changes[-1]['after'] == {'r1': 1.0} and later.shift == changed.shift
+    assert first_batches(later, 11, 5) == first_batches(changed, 11, 5)
+
+
 # --- the directory
 
 
@@ -117,14 +152,18 @@ def test_an_open_directory_has_its_settings_its_folders_and_an_empty_log(tmp_pat
     assert run.grid(12) == run.directory / 'samples' / 'step-00000012.png'
 
 
-def test_what_a_run_wrote_after_its_checkpoint_is_undone(copy):
+def test_what_a_run_wrote_after_its_checkpoint_is_undone(copy, capsys):
     run = new_run('', FACES, copy)
     run.checkpoint = Checkpoint(6, copy / 'checkpoints' / 'step-6')
     (copy / 'checkpoints' / 'step-11.data-00000-of-00001').touch()
     (copy / f'.{"a" * 32}.log.csv').touch()
     run.open_directory()
     assert sorted(path.stem for path in copy.glob('checkpoints/*.index')) == ['keep-5', 'step-6']
-    assert not list(copy.glob('.*')) and not (copy / 'checkpoints' / 'step-11.data-00000-of-00001').exists()
+    data = 'step-11.data-00000-of-00001'
+    assert not list(copy.glob('.*')) and not (copy / 'checkpoints' / data).exists()
+    assert (
+        copy / 'abandoned' / data
+    ).exists() and f'because its .index file is missing: {data}' in capsys.readouterr().out
     with open(copy / 'log.csv', newline='') as file:
         assert [row[0] for row in csv.reader(file)] == ['step', '1', '2', '3', '4', '5', '6']
 
@@ -174,22 +213,20 @@ def test_going_back_twice_loses_nothing(tmp_path):
 
 
 def test_settings_are_those_of_the_run_that_goes_on(copy):
-    settings, saved = choose_run(parse_arguments(['--run-dir', str(copy), '--resume', '--steps', '99']), False)
+    settings, saved = choose_run(parse_arguments(['--run-dir', str(copy), '--resume', '--steps', '99']))
     assert saved['settings'] | {'epochs': None, 'steps': 99, 'data_dir': ''} == settings | {'data_dir': ''}
 
 
 def test_a_directory_that_holds_anything_is_not_overwritten(copy):
     with pytest.raises(cli.UserError, match=f'{copy} is not empty: add --resume'):
-        choose_run(parse_arguments(['--run-dir', str(copy)]), several=False)
+        choose_run(parse_arguments(['--run-dir', str(copy)]))
 
 
-def test_several_workers_may_resume_a_run_that_does_not_exist_yet(tmp_path):
+def test_a_run_that_does_not_exist_yet_is_started(tmp_path):
     args = parse_arguments(['--run-dir', str(tmp_path), '--resume'])
-    assert choose_run(args, several=True) == (chosen('--hold-out none')[0], {})
+    assert choose_run(args) == (chosen('--hold-out none')[0], {})
     with pytest.raises(cli.UserError, match=f'{tmp_path} is not the directory of a training run'):
-        choose_run(args, several=False)
-    with pytest.raises(cli.UserError, match=f'{tmp_path} is not the directory of a training run'):
-        choose_run(parse_arguments(['--run-dir', str(tmp_path), '--resume', '3']), several=True)
+        choose_run(parse_arguments(['--run-dir', str(tmp_path), '--resume', '3']))
 
 
 @pytest.mark.parametrize('workers', [1, 2])
@@ -214,12 +251,12 @@ def test_several_workers_make_one_step_a_call(pictures):
 
 def test_sources_are_for_celeb_a_only():
     with pytest.raises(cli.UserError, match='--sources'):
-        choose_run(parse_arguments(['--data', 'pictures.zip', '--sources', 'http://127.0.0.1:1/x']), several=False)
+        choose_run(parse_arguments(['--data', 'pictures.zip', '--sources', 'http://127.0.0.1:1/x']))
 
 
 def test_images_are_held_out_only_where_something_compares_with_them(pictures):
     def hold_out(*flags):
-        return choose_run(parse_arguments(['--data', str(pictures), *flags]), several=False)[0]['hold_out']
+        return choose_run(parse_arguments(['--data', str(pictures), *flags]))[0]['hold_out']
 
     assert hold_out() == 'none' and hold_out('--evaluate-every', '5') == 'images'
     assert hold_out('--hold-out', 'images') == 'images'
@@ -245,7 +282,7 @@ def test_people_that_are_not_known_are_not_held_out(pictures, tmp_path, monkeypa
     with pytest.raises(OSError, match='identity_CelebA.txt is missing, so people cannot be held out'):
         start('--data', pictures, '--batch-size', 8, '--hold-out', 'people')
     with pytest.raises(cli.UserError, match='the demo faces are synthetic and have no identities'):
-        choose_run(parse_arguments(['--data', 'demo', '--hold-out', 'people']), several=False)
+        choose_run(parse_arguments(['--data', 'demo', '--hold-out', 'people']))
 
 
 def test_data_are_prepared_in_silence(pictures, tmp_path, capsys):
@@ -288,8 +325,17 @@ def test_a_run_does_not_go_on_with_other_faces(copy, tmp_path):
     other.mkdir()
     for number in range(40):
         Image.new('RGB', (30, 30), (number, 0, 0)).save(other / f'{number}.png')
-    with pytest.raises(cli.UserError, match=f'{other} is not the data set this run was started with; check --data'):
+    for number in range(40, 46):
+        with pytest.raises(
+            cli.UserError, match=f'{other} is not the data set .* started with: check --data.*--init-from'
+        ):
+            start('--run-dir', copy, '--resume', '--data', other, '--epochs', 3)
+        Image.new('RGB', (30, 30), (number, 0, 0)).save(other / f'{number}.png')
+    with pytest.raises(cli.UserError, match='add --more-images if 2 images were added'):
         start('--run-dir', copy, '--resume', '--data', other, '--epochs', 3)
+    run = start('--run-dir', copy, '--resume', '--data', other, '--epochs', 3, '--more-images')
+    (change,) = run.changes
+    assert change['step'] == 10 and (change['before']['images'], change['after']['images']) == (44, 46)
 
 
 def test_a_run_goes_on_with_the_same_faces_in_another_place(copy, pictures, tmp_path):
@@ -333,7 +379,7 @@ class Second(Replica):
 def test_another_replica_trains_the_run_of_the_chief_on_its_own_data(copy, pictures, tmp_path):
     saved = read_run(copy)
     settings = json.loads(json.dumps(saved['settings'] | {'data': '/on/the/chief', 'data_dir': '/there'}))
-    replica = Second(settings, [saved['data_digest'], 0])
+    replica = Second(settings, [saved['data_digest'], 0, 0])
     flags = '--data', pictures, '--data-dir', tmp_path / 'mine', '--run-dir', copy, '--resume'
     run = start(*flags, *NARROW, replica=replica)
     assert run.settings == saved['settings'] | {'data': str(pictures), 'data_dir': str(tmp_path / 'mine')}
@@ -343,10 +389,12 @@ def test_another_replica_trains_the_run_of_the_chief_on_its_own_data(copy, pictu
 def test_replicas_with_different_attributes_do_not_train(copy, pictures, tmp_path):
     saved = read_run(copy)
     with pytest.raises(cli.UserError, match="the attributes of .* differ from the chief's; check --attribute-table"):
-        start('--data', pictures, '--data-dir', tmp_path, replica=Second(saved['settings'], [saved['data_digest'], 1]))
+        start(
+            '--data', pictures, '--data-dir', tmp_path, replica=Second(saved['settings'], [saved['data_digest'], 1, 0])
+        )
 
 
 def test_replicas_with_different_data_do_not_train(copy, pictures, tmp_path):
     settings = read_run(copy)['settings']
     with pytest.raises(cli.UserError, match="differs from the chief's data set; check --data"):
-        start('--data', pictures, '--data-dir', tmp_path, replica=Second(settings, ['another digest', 0]))
+        start('--data', pictures, '--data-dir', tmp_path, replica=Second(settings, ['another digest', 0, 0]))
