@@ -68,15 +68,15 @@ def read_at_start(env) -> dict[str, str]:
 
 
 @functools.cache
-def server() -> socket.socket:
-    """Start the server of this process; returns the socket that takes requests. It ends with this process."""
+def server() -> tuple[socket.socket, subprocess.Popen]:
+    """Start the server of this process, and return the socket that takes requests. It ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     env = TENSORFLOW | {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
     with theirs:
         command = [sys.executable, __file__, str(theirs.fileno())]
         # TensorFlow's first messages are of no interest. The forked processes have streams of their own.
-        subprocess.Popen(command, env=env, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)
-    return ours
+        process = subprocess.Popen(command, env=env, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)
+    return ours, process
 
 
 class ForkedProcess:
@@ -98,7 +98,7 @@ class ForkedProcess:
                 descriptors.append(target if isinstance(target, int) else target.fileno())
             request = {'arguments': arguments, 'cwd': os.fspath(cwd), 'env': env}
             with status:
-                socket.send_fds(server(), [json.dumps(request).encode()], [*descriptors, status.fileno()])
+                socket.send_fds(server()[0], [json.dumps(request).encode()], [*descriptors, status.fileno()])
         self.pid = int(self._result.recv(99))
 
     def poll(self):

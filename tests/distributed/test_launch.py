@@ -317,11 +317,12 @@ def test_two_workers_follow_one_process(start_training, alone, tmp_path):
 
 
 def test_two_workers_with_statistics_of_their_own_follow_another_path(start_training, alone, tmp_path):
-    run_dir = tmp_path / 'run'
-    process = start_training(*EVERYTHING, '--workers', 2, '--run-dir', run_dir, '--local-batch-norm')
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0 and errors == ''
-    assert distance(run_dir, alone) > 20 * TOLERANCE
+    addresses = launch.free_addresses(2)
+    flags = *EVERYTHING, '--local-batch-norm', '--run-dir', tmp_path / 'run'
+    workers = [start_training(*flags, worker=(index, addresses)) for index in range(2)]
+    errors = [worker.communicate(timeout=240)[1] for worker in workers]
+    assert errors == ['', ''] and [worker.returncode for worker in workers] == [0, 0]
+    assert distance(tmp_path / 'run', alone) > 20 * TOLERANCE
 
 
 def test_a_run_goes_on_with_more_workers_that_have_no_checkpoint(start_training, alone, tmp_path):
@@ -358,15 +359,17 @@ def test_a_worker_that_dies_or_hangs_ends_the_others_and_the_same_command_goes_o
 @pytest.mark.parametrize('receiver', ['launcher', 'worker'])
 def test_a_signal_to_any_worker_stops_all_after_the_same_step_and_saves(start_training, tmp_path, receiver):
     run_dir = tmp_path / 'run'
-    process = start_training('--workers', 2, '--run-dir', run_dir, '--epochs', 999_999)
-    wait_for_step(2, run_dir)
+    flags = '--run-dir', run_dir, '--epochs', 999_999
     if receiver == 'launcher':
-        process.send_signal(signal.SIGINT)
+        process = stopped = start_training(*flags, '--workers', 2)
     else:
-        os.kill(children(process)[1], signal.SIGTERM)
+        addresses = launch.free_addresses(2)
+        process, stopped = (start_training(*flags, worker=(index, addresses)) for index in range(2))
+    wait_for_step(2, run_dir)
+    stopped.send_signal(signal.SIGINT if receiver == 'launcher' else signal.SIGTERM)
     output, errors = process.communicate(timeout=240)
     last = steps(run_dir)[-1]
-    assert process.returncode == cli.STOPPED and errors == ''
+    assert process.returncode == stopped.wait(240) == cli.STOPPED and errors == ''
     assert output.count(f'Stopped and saved at step {last}') == 1 and output.count('Training animation: ') == 1
     assert tensors(run_dir, last)['global_step'] == last
 
