@@ -1,10 +1,11 @@
+import csv
 import json
 import shutil
-from dataclasses import replace
+import sys
 
 import numpy as np
 import pytest
-from conftest import assert_one_line, encode, run_command
+from conftest import assert_one_line, run_command
 from PIL import Image, ImageSequence
 
 import generate
@@ -121,6 +122,37 @@ def test_a_strip_that_would_be_too_large_is_an_error(tmp_path, monkeypatch):
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ('walk', 'chosen'),
+    [
+        (('--interpolate', '2,0,1'), [(0, 2), (0, 0), (0, 1)]),
+        (('--interpolate', '3', '--seeds', '7', '0', '4'), [(7, 0), (0, 0), (4, 0)]),
+    ],
+)
+def test_a_walk_goes_through_the_chosen_faces_with_the_chosen_number_of_frames(tmp_path, monkeypatch, walk, chosen):
+    out = tmp_path / 'out'
+    generate_here(monkeypatch, *walk, '--frames', 3, '--fps', 25, '--out', out)
+    strip = np.asarray(Image.open(out / 'strip.png')).reshape(3, 28, 4, 28, 3).swapaxes(1, 2).astype(int)
+    faces = np.array([drawn_faces(PRETRAINED, index + 1, seed)[index] for seed, index in chosen])
+    np.testing.assert_allclose(strip[:, 0], faces, atol=1)
+    np.testing.assert_allclose(strip[:, -1], np.roll(faces, -1, axis=0), atol=1)
+    with Image.open(out / 'walk.gif') as gif:
+        assert gif.n_frames == 9 and gif.info['duration'] == 40
+    generate_here(monkeypatch, *walk, '--frames', 3, '--format', 'frames', '--out', tmp_path / 'files')
+    assert names_in(tmp_path / 'files') == ['frames']
+    assert names_in(tmp_path / 'files' / 'frames') == [f'frame-0000{index}.png' for index in range(9)]
+    np.testing.assert_array_equal(faces_in(tmp_path / 'files' / 'frames'), strip[:, :-1].reshape(9, 28, 28, 3))
+
+
+def test_a_video_without_ffmpeg_fails_with_one_line_before_the_work_begins(tmp_path, monkeypatch):
+    monkeypatch.setenv('PATH', '')
+    monkeypatch.setitem(sys.modules, 'imageio_ffmpeg', None)  # as if it were not installed
+    monkeypatch.setattr(generate, 'restored_generator', None)
+    with pytest.raises(UserError, match='--format mp4 requires ffmpeg: pip install imageio-ffmpeg'):
+        generate_here(monkeypatch, '--interpolate', 2, '--format', 'mp4', '--out', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
 # --- latents in files
 
 
@@ -142,6 +174,8 @@ def test_latents_in_files_draw_their_faces_again(tmp_path):
     np.testing.assert_array_equal(faces_in(tmp_path / 'five' / 'images'), faces[[3, 0, 1, 2, 3]])
     result = run_command('generate.py', '--latents', 'last.npy', '--interpolate', 2, cwd=tmp_path)
     assert_one_line(result, 'the first 2 faces are needed, but --latents has 1')
+    result = run_command('generate.py', '--seeds', 4, 5, '--interpolate', '0,2', cwd=tmp_path)
+    assert_one_line(result, 'the first 3 faces are needed, but --seeds has 2')
     np.save(tmp_path / 'other.npy', latents[:, :64])
     assert_one_line(run_command('generate.py', '--latents', 'other.npy', cwd=tmp_path), 'other.npy', '100', '4x64')
     assert names_in(tmp_path) == ['five', 'four', 'last.npy', 'other.npy']
@@ -168,12 +202,18 @@ def test_photos_get_faces_and_latents_that_draw_them(tmp_path, monkeypatch, caps
         Image.fromarray(photo).save(tmp_path / name)
     out = tmp_path / 'out'
     generate_here(monkeypatch, '--project', tmp_path / 'a.png', tmp_path / 'b.bmp', '--scale', 2, '--out', out)
-    assert names_in(out) == ['comparison.png', 'images', 'latents.npy']
+    assert names_in(out) == ['comparison.png', 'images', 'latents.npy', 'photos.csv']
     assert names_in(out / 'images') == ['face-00000.png', 'face-00001.png']
     found = faces_in(out / 'images')[:, ::2, ::2]
     distances = np.sqrt(((found.astype(float) - photos) ** 2).mean(axis=(1, 2, 3)))
     assert (distances < 30).all()  # the nearest random ones are farther away
     lines = capsys.readouterr().out.splitlines()
+    with open(out / 'photos.csv', newline='') as file:
+        rows = [[face, photo, float(error)] for face, photo, error in list(csv.reader(file))[1:]]
+    assert rows == [
+        [f'face-0000{index}.png', str(tmp_path / name), pytest.approx(distances[index], abs=0.06)]
+        for index, name in enumerate(('a.png', 'b.bmp'))
+    ]
     for line, name, distance in zip(lines, ('a.png', 'b.bmp'), distances, strict=False):
         assert f'{name}: RMS error {distance:.1f} of 255 (best of 1000 random faces: ' in line
     pairs = np.asarray(Image.open(out / 'comparison.png')).reshape(2, 84 + LABEL_HEIGHT, 2, 84, 3).swapaxes(1, 2)
@@ -183,19 +223,36 @@ def test_photos_get_faces_and_latents_that_draw_them(tmp_path, monkeypatch, caps
     np.testing.assert_array_equal(faces_in(tmp_path / 'again' / 'images'), found)
 
 
-def test_a_photo_is_cropped_as_for_training(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / 'aligned.png')
-    system = replace(SYSTEMS['oreilly'], image_size=54, crop=54)
-    np.testing.assert_array_equal(generate.read_photo(tmp_path / 'aligned.png', system), pixels[82:136, 62:116])
+def test_all_photos_in_a_folder_are_projected_and_each_result_is_saved_at_once(tmp_path, monkeypatch, capsys):
+    def interrupted(_, photos, seed):
+        for photo in photos[:2]:
+            yield projection.Projection(photo[0, 0, :1] / 255, photo, 0.0, 9.0)
+        raise KeyboardInterrupt
+
+    (tmp_path / 'photos' / 'more').mkdir(parents=True)
+    names = 'b.png', 'more/c.png', 'a.jpg.txt', 'd.jpg'
+    for brightness, name in enumerate(names):
+        Image.new('RGB', (28, 28), (brightness,) * 3).save(tmp_path / 'photos' / name, 'PNG')
+    monkeypatch.setattr(generate, 'project', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generate_here(monkeypatch, '--project', tmp_path / 'photos', '--out', tmp_path / 'out')
+    found = [names.index(line.split('/photos/')[1].split(': RMS')[0]) for line in capsys.readouterr().out.splitlines()]
+    assert found == [0, 3]  # sorted by name
+    np.testing.assert_array_equal(faces_in(tmp_path / 'out' / 'images')[:, 0, 0, 0], found)
+    np.testing.assert_allclose(np.load(tmp_path / 'out' / 'latents.npy')[:, 0] * 255, found)
+    assert [line.split('/')[-1] for line in (tmp_path / 'out' / 'photos.csv').read_text().splitlines()[1:]] == [
+        'b.png,0.0', 'd.jpg,0.0'
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize('content', [b'', b'no picture', encode(np.zeros((30, 30, 3)))[:60], None])
-def test_a_photo_that_cannot_be_read_is_an_error_that_names_it(tmp_path, content):
-    if content is not None:
-        (tmp_path / 'photo.png').write_bytes(content)
-    with pytest.raises(UserError, match=r'photo\.png cannot be read: \w+'):
-        generate.read_photo(tmp_path / 'photo.png', SYSTEMS['oreilly'])
+def test_a_comparison_of_many_photos_shows_the_first_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(projection, 'STEPS', 1)
+    monkeypatch.setattr(generate, 'MAX_STRIP_PIXELS', 2 * 84 * 84 * 2)
+    for name in 'abc':
+        Image.new('RGB', (28, 28)).save(tmp_path / f'{name}.png')
+    generate_here(monkeypatch, '--project', *sorted(tmp_path.glob('*.png')), '--out', tmp_path / 'out')
+    assert 'Comparison of the first 2: ' in capsys.readouterr().out
+    assert Image.open(tmp_path / 'out' / 'comparison.png').height == 2 * (84 + LABEL_HEIGHT)
 
 
 # --- directions and sums
@@ -247,18 +304,6 @@ def test_a_sum_of_faces_is_drawn_as_in_the_paper(tmp_path):
     assert (face(0, 0) == 0).all()
 
 
-@pytest.mark.parametrize(
-    ('text', 'terms'),
-    [
-        ('3,8,12 - 5,9,1 + 7,2,4', [(1, [3, 8, 12]), (-1, [5, 9, 1]), (1, [7, 2, 4])]),
-        (' 3', [(1, [3])]),
-        ('-3+ 4 ,5', [(-1, [3]), (1, [4, 5])]),
-    ],
-)
-def test_a_sum_of_faces_has_signs_and_indices(text, terms):
-    assert generate.sum_of_faces(text) == terms
-
-
 # --- exports
 
 
@@ -298,7 +343,14 @@ def test_an_exported_generator_draws_the_faces_of_its_run(trained, tmp_path):
         ('--arithmetic 1-', ('--arithmetic', "''", '0 to 999999')),
         ('--arithmetic 1,,2', ('--arithmetic', "''", '0 to 999999')),
         ('--arithmetic 1,x', ('--arithmetic', "'x'", '0 to 999999')),
-        ('--interpolate 3 --format npz', ('--interpolate', '--format')),
+        ('--interpolate 3 --format npz', ('--format npz', '--interpolate', 'gif or mp4 or frames')),
+        ('--interpolate 3 --format frames --fps 5', ('--fps', '--format frames')),
+        ('--interpolate 1', ('--interpolate', '2 to 1000')),
+        ('--interpolate 1,', ('--interpolate', "''", '0 to 999999')),
+        ('--directions 3 --format mp4', ('--format', '--directions')),
+        ('--seeds 1 2 --count 4', ('--seeds', '--count')),
+        ('--seeds 1 2 --latents a.npy', ('--seeds', '--latents')),
+        ('--frames 5', ('--frames', '--faces')),
         ('--format npz --scale 2', ('--format npz', '--scale')),
         ('--count 0', ('--count', '1 to 1000000')),
         ('--count 1000001', ('--count', '1 to 1000000')),

@@ -82,6 +82,13 @@ def test_an_unknown_attribute_is_an_error_that_lists_the_attributes_of_the_gener
         Conditions.of(PLAIN).asked({'Smiling': True})
 
 
+@pytest.mark.parametrize('wanted', [{'cats': True, 'dogs': True}, {'cats': False, 'dogs': False}])
+def test_two_classes_at_once_or_none_are_an_error(wanted):
+    with pytest.raises(UserError, match='every face has exactly one of cats, dogs: choose one --with'):
+        Conditions.of(PETS).asked(wanted)
+    assert Conditions.of(PETS).asked({'cats': True, 'dogs': False}).combinations == ('10',)
+
+
 @pytest.mark.parametrize(('on', 'value'), [(True, 1), (False, -1)])
 def test_an_attribute_is_switched_with_all_else_equal(on, value):
     latents = sample_latents(SYSTEM, np.random.default_rng(0), 20)

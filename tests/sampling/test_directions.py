@@ -5,7 +5,7 @@ import pytest
 
 import dcgan
 from graph.session import open_session, tf
-from sampling.directions import NOISE, add_up, first_layer, strongest_directions, surrounded, walk
+from sampling.directions import NOISE, add_up, first_layer, strongest_directions, sum_of_faces, surrounded, walk
 from sampling.generator import PRETRAINED, Generator, draw, restored_generator
 from sampling.latents import sample_latents
 from systems import SYSTEMS, Layer
@@ -81,3 +81,15 @@ def test_the_result_is_in_the_middle_of_latents_near_it():
     differences = np.delete(nine, 4, axis=0) - latent
     assert np.abs(differences).max() <= NOISE + 1e-6
     np.testing.assert_allclose(differences.std(), NOISE / 3**0.5, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ('text', 'terms'),
+    [
+        ('3,8,12 - 5,9,1 + 7,2,4', [(1, [3, 8, 12]), (-1, [5, 9, 1]), (1, [7, 2, 4])]),
+        (' 3', [(1, [3])]),
+        ('-3+ 4 ,5', [(-1, [3]), (1, [4, 5])]),
+    ],
+)
+def test_a_sum_of_faces_has_signs_and_indices(text, terms):
+    assert sum_of_faces(text) == terms

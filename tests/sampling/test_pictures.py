@@ -1,9 +1,24 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from common.cli import UserError
 from sampling import pictures
-from sampling.pictures import LABEL_HEIGHT, enlarge, evenly_spaced, gif_bounds, label, save_gif, side_by_side
+from sampling.pictures import (
+    LABEL_HEIGHT,
+    enlarge,
+    evenly_spaced,
+    face_name,
+    find_ffmpeg,
+    gif_bounds,
+    label,
+    save_gif,
+    save_mp4,
+    side_by_side,
+)  # fmt: skip
 
 RNG = np.random.default_rng(0)
 
@@ -28,6 +43,14 @@ def test_a_caption_is_below_the_face():
     caption = labelled[28 * 3 :]
     assert caption.max() > 200 and (caption == 0).mean() > 0.5
     assert (caption != label(face, '8', 3)[28 * 3 :]).any()
+
+
+@pytest.mark.parametrize(
+    ('count', 'last'), [(1, 'face-00000.png'), (100_000, 'face-99999.png'), (100_001, 'face-100000.png')]
+)
+def test_files_of_faces_sort_in_their_order(count, last):
+    names = [face_name(index, count) for index in range(0, count, 10_000)]
+    assert names == sorted(names) and face_name(count - 1, count) == last
 
 
 def test_grey_faces_are_enlarged_and_labelled_too():
@@ -90,13 +113,64 @@ def test_still_parts_of_a_gif_do_not_flicker(tmp_path):
     assert np.abs(seen[0].astype(int) - np.asarray(still)).mean() < 30  # 256 colours for noise
 
 
-def test_large_frames_are_scaled_down_and_many_are_thinned_out(tmp_path, monkeypatch):
+def test_large_frames_are_scaled_down_and_many_are_thinned_out_with_a_note(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pictures, 'MAX_GIF_SIDE', 20)
     monkeypatch.setattr(pictures, 'MAX_GIF_PIXELS', 20 * 10 * 5)
     frames = [Image.new('RGB', (80, 40), (red, 0, 0)) for red in range(0, 120, 10)]
+    save_gif(frames[:5], tmp_path / 'x.gif', 100)
+    assert 'has 5 frames of 20x10 pixels instead of 5 frames of 80x40' in capsys.readouterr().out
     save_gif(frames, tmp_path / 'x.gif', 100)
+    assert 'has 5 frames of 20x10 pixels instead of 12 frames of 80x40' in capsys.readouterr().out
     with Image.open(tmp_path / 'x.gif') as gif:
         assert gif.size == (20, 10) and gif.n_frames == 5
         assert np.asarray(gif.convert('RGB'))[0, 0, 0] == 0
         gif.seek(4)
         assert np.asarray(gif.convert('RGB'))[0, 0, 0] == 110
+
+
+# --- videos
+
+
+def ffmpeg_script(folder, code):
+    """The path of a program that stands in for ffmpeg: Python code."""
+    path = folder / 'ffmpeg'
+    path.write_text(f'#!{sys.executable} -S\nimport sys\n{code}\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_video_gets_every_frame_at_its_size(tmp_path):
+    code = (
+        "open(sys.argv[-1].removeprefix('file:'), 'wb').write(repr(sys.argv).encode() + b'|' + sys.stdin.buffer.read())"
+    )
+    frames = [noise(9), noise(9).convert('L'), noise(9)]
+    save_mp4(iter(frames), tmp_path / 'a:b %d.mp4', 12.5, ffmpeg_script(tmp_path, code))
+    arguments, pixels = (tmp_path / 'a:b %d.mp4').read_bytes().split(b'|', 1)
+    assert b"'9x9', '-r', '12.5'" in arguments
+    np.testing.assert_array_equal(
+        np.frombuffer(pixels, np.uint8).reshape(3, 9, 9, 3), [np.asarray(frame.convert('RGB')) for frame in frames]
+    )
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ('code', 'message'), [("sys.exit('first\\nno encoder')", 'no encoder'), ('sys.exit(3)', 'status 3')]
+)
+def test_a_video_that_ffmpeg_cannot_write_is_an_error_with_its_last_message(tmp_path, code, message):
+    frames = (noise(200) for _ in range(10))  # more than fits into a pipe
+    with pytest.raises(UserError, match=rf'x\.mp4 cannot be written, ffmpeg failed: {message}$'):
+        save_mp4(frames, tmp_path / 'x.mp4', 10, ffmpeg_script(tmp_path, code))
+    assert [path.name for path in tmp_path.iterdir()] == ['ffmpeg']
+
+
+def test_a_video_shows_the_frames(tmp_path):
+    try:
+        ffmpeg = find_ffmpeg()
+    except UserError:
+        pytest.skip('there is no ffmpeg')
+    frames = [noise(3).resize((31, 30), Image.Resampling.BICUBIC) for _ in range(7)]
+    save_mp4(frames, tmp_path / 'x.mp4', 25, ffmpeg)
+    command = [ffmpeg, '-loglevel', 'error', '-i', tmp_path / 'x.mp4', '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-']
+    decoded = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, np.uint8)
+    shown = decoded.reshape(7, 30, 32, 3)[:, :, :31].astype(int)  # padded to an even width
+    assert np.abs(shown - np.array([np.asarray(frame) for frame in frames])).mean() < 8

@@ -3,13 +3,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import encode
+from PIL import Image
 
 import dcgan
+from common.cli import UserError
 from graph.session import open_session, tf
 from sampling import projection
 from sampling.generator import PRETRAINED, Generator, draw, restored_generator
 from sampling.latents import sample_latents
-from sampling.projection import constrain, project, pyramid_loss, rms
+from sampling.projection import constrain, find_photos, project, pyramid_loss, read_photo, rms
 from systems import SYSTEMS, Layer
 
 SMALL = (
@@ -90,3 +93,27 @@ def test_the_loss_is_the_mean_squared_difference_at_each_scale():
     difference = images - photo
     halved = (difference.reshape(3, 6, 2, 6, 2, 3)).mean(axis=(2, 4))
     np.testing.assert_allclose(loss, (difference**2).mean(axis=(1, 2, 3)) + (halved**2).mean(axis=(1, 2, 3)))
+
+
+# --- photos
+
+
+def test_a_photo_is_cropped_as_for_training(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'aligned.png')
+    system = replace(SYSTEMS['oreilly'], image_size=54, crop=54)
+    np.testing.assert_array_equal(read_photo(tmp_path / 'aligned.png', system), pixels[82:136, 62:116])
+
+
+@pytest.mark.parametrize('content', [b'', b'no picture', encode(np.zeros((30, 30, 3)))[:60], None])
+def test_a_photo_that_cannot_be_read_is_an_error_that_names_it(tmp_path, content):
+    if content is not None:
+        (tmp_path / 'photo.png').write_bytes(content)
+    with pytest.raises(UserError, match=r'photo\.png cannot be read: \w+'):
+        read_photo(tmp_path / 'photo.png', SYSTEMS['oreilly'])
+
+
+def test_a_folder_without_photos_is_an_error_that_names_it(tmp_path):
+    (tmp_path / 'notes.txt').write_text('')
+    with pytest.raises(UserError, match=f'{tmp_path} has no images'):
+        find_photos([tmp_path])
