@@ -177,8 +177,7 @@ def evaluate(args: Namespace, out: Path) -> None:
     # Measure, and write the figures and the pictures.
     measures, neighbours = measure(generated, dataset.faces, dataset.training, held_out)
     results = {
-        'run': run_dir.name, 'checkpoint': checkpoint.prefix.name, 'step': checkpoint.step,
-        'seed': args.seed, 'truncate': args.truncate,
+        **checkpoint.describe(), 'seed': args.seed, 'truncate': args.truncate,
         'data_digest': dataset.digest, 'trained_on_these': run['data_digest'] == dataset.digest,
         'hold_out': dataset.hold_out,
         'faces': {'drawn': len(generated), 'trained on': len(dataset.training), 'held out': len(dataset.held_out)},

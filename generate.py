@@ -11,12 +11,14 @@ python generate.py --checkpoint runs/NAME  faces of your own run
 python generate.py --checkpoint runs/NAME --with Smiling --without Male    if it was trained with --attributes
 """
 
+import contextlib
 import csv
 import itertools
+import json
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Python leaves out this folder with -P and -I. `common` comes first, because it checks the installation.
@@ -40,6 +42,21 @@ from systems import System
 MAX_GRID_FACES = 64  # faces in grid.png
 MIN_GRID_SCALE, MAX_GRID_SCALE = 3, 8  # range of --scale in grids: labels need some room
 MAX_STRIP_PIXELS = 1 << 26  # limit for a strip or a comparison, to save memory
+
+
+@contextlib.contextmanager
+def open_generator(args: Namespace, out: Path) -> Iterator[Generator]:
+    """Yield the generator. Print its checkpoint, and in the end write it and the flags into `out`/generator.json."""
+    with restored_generator(args.checkpoint) as generator:
+        print(f'Generator: {generator.checkpoint.prefix}')
+        yield generator
+    # The flags that had an effect.
+    names = dict.fromkeys((args.task, *TASKS[args.task][1], 'format'))
+    overridden = [name for name, other in OVERRIDDEN if getattr(args, other, None)]
+    flags = {name.strip('_'): getattr(args, name, None) for name in names if name not in ('out', *overridden)}
+    flags = {name: value for name, value in flags.items() if value not in (None, [])}
+    text = json.dumps(generator.checkpoint.describe() | flags, indent=2, default=str)
+    (out / 'generator.json').write_text(text + '\n')
 
 
 def choose_latents(args: Namespace, generator: Generator, count: int | None = None) -> np.ndarray:
@@ -73,7 +90,7 @@ def check_size(args: Namespace, system: System, faces: int, scale: int) -> None:
 
 def write_faces(args: Namespace, out: Path) -> None:
     """Draw single faces, a labelled grid of the first ones, and their latents into the folder `out`."""
-    with restored_generator(args.checkpoint) as generator:
+    with open_generator(args, out) as generator:
         latents = choose_latents(args, generator)
         faces = itertools.chain.from_iterable(generator.draw(latents, len(latents)))
 
@@ -97,7 +114,7 @@ def write_interpolation(args: Namespace, out: Path) -> None:
     """Draw a closed walk through faces into the folder `out`: a GIF and a strip, an MP4 video, or PNG files."""
     ffmpeg = pictures.find_ffmpeg() if args.format == 'mp4' else ''
     columns, strip = args.frames + 1, ''
-    with restored_generator(args.checkpoint) as generator:
+    with open_generator(args, out) as generator:
         if args.format == 'gif':
             check_size(args, generator.system, len(args.interpolate) * columns, args.scale)
         latents = choose_latents(args, generator, 1 + max(args.interpolate))[args.interpolate]
@@ -122,7 +139,7 @@ def write_interpolation(args: Namespace, out: Path) -> None:
 
 def write_attribute_grid(args: Namespace, out: Path) -> None:
     """Draw a labelled grid into the folder `out`: a row for each latent, as drawn and then with each attribute."""
-    with restored_generator(args.checkpoint) as generator:
+    with open_generator(args, out) as generator:
         names = generator.system.attributes
         if not names:
             raise cli.UserError('--attribute-grid: this generator was trained without --attributes')
@@ -138,7 +155,7 @@ def write_attribute_grid(args: Namespace, out: Path) -> None:
 def write_projection(args: Namespace, out: Path) -> None:
     """Find the faces nearest to photos. Write them, their latents and a comparison into the folder `out`."""
     paths, latents, pairs, captions = find_photos(args.project), [], [], []
-    with restored_generator(args.checkpoint) as generator:
+    with open_generator(args, out) as generator:
         photos = np.array([read_photo(path, generator.system) for path in paths])
         (out / 'images').mkdir()
         (out / 'photos.csv').write_text('face,photo,error\n')
@@ -168,7 +185,7 @@ def write_projection(args: Namespace, out: Path) -> None:
 def write_directions(args: Namespace, out: Path) -> None:
     """Draw faces along the strongest directions into the folder `out`: a strip for each, with a row per face."""
     steps, scale = directions.STANDARD_DEVIATIONS, args.grid_scale
-    with restored_generator(args.checkpoint) as generator:
+    with open_generator(args, out) as generator:
         system, latents = generator.system, choose_latents(args, generator)
         if args.directions > system.z_dim:
             raise cli.UserError(f'--directions: at most {system.z_dim} for this generator')
@@ -188,7 +205,7 @@ def write_directions(args: Namespace, out: Path) -> None:
 def write_arithmetic(args: Namespace, out: Path) -> None:
     """Draw a sum of faces into the folder `out`, as Radford et al. (2015, arXiv:1511.06434, figure 7) do."""
     terms, scale = args.arithmetic, args.grid_scale
-    with restored_generator(args.checkpoint) as generator:
+    with open_generator(args, out) as generator:
         latents = choose_latents(args, generator, 1 + max(index for _, indices in terms for index in indices))
         means, result = directions.add_up(latents, terms)
         # The seed differs from the seed of the latents: the noise would be made of the same random numbers.

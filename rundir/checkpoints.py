@@ -37,6 +37,10 @@ class Checkpoint(NamedTuple):
         """Its files, the index first."""
         return sorted(self.prefix.parent.glob(f'{self.prefix.name}.*'), reverse=True)
 
+    def describe(self) -> dict:
+        """What result files have about it."""
+        return {'run': self.prefix.parent.parent.name, 'checkpoint': self.prefix.name, 'step': self.step}
+
 
 def find_all(run_dir: Path, kind: str = r'\w+') -> list[Checkpoint]:
     """All checkpoints of a run, or all of one kind, the newest last."""

@@ -45,7 +45,7 @@ class Generator(NamedTuple):
         """The faces of latents (N, z_dim): uint8 (N, H, W, C)."""
         return np.concatenate(list(self.draw(latents, len(latents))))
 
-    def draw_samples(self, count: int, seed: int, truncate: float = 1.0, wanted: dict[str, bool] | None = None):
+    def draw_samples(self, count: int, seed, truncate: float = 1.0, wanted: dict[str, bool] | None = None):
         """Yield `count` faces in chunks, uint8 (n, H, W, C). wanted: see `Conditions.asked`.
 
         The face at index i depends on the checkpoint, `seed`, `truncate`, `wanted` and i, but not on `count`.
@@ -106,7 +106,7 @@ def folded_layers(generator: Generator):
         yield scaled, beta - mean * scale
 
 
-def draw_faces(path: Path, count: int, seed: int, truncate: float = 1.0, wanted: dict[str, bool] | None = None):
+def draw_faces(path: Path, count: int, seed, truncate: float = 1.0, wanted: dict[str, bool] | None = None):
     """Yield faces of the generator at `path`, as `Generator.draw_samples` does. Raises UserError."""
     with restored_generator(path) as generator:
         yield from generator.draw_samples(count, seed, truncate, wanted)

@@ -102,7 +102,7 @@ def test_a_run_json_without_proper_combinations_is_damaged(conditional, tmp_path
 
 def test_nothing_is_known_about_the_demo_faces():
     with pytest.raises(cli.UserError, match='--attributes: the demo faces have no attribute labels'):
-        choose_run(parse_arguments(['--data', 'demo', '--attributes', 'Male']), several=False)
+        choose_run(parse_arguments(['--data', 'demo', '--attributes', 'Male']))
 
 
 def test_the_table_of_celeb_a_is_downloaded_before_the_archive(tmp_path, monkeypatch):

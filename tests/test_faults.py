@@ -94,6 +94,22 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path, 
     assert all(re.fullmatch(finished, name) for name in names)
 
 
+def test_a_run_whose_settings_change_on_resume_is_exact_from_then_on(copy, tmp_path):
+    # Batches of 8, 5 in an epoch, become batches of 4, 10 in an epoch: step 6 ends the first batch of the second epoch.
+    changes = '--learning-rate 1e-3 --batch-size 4 --r1 1 --r1-every 2 --flip 0.5 --label-noise 0.1 --clip-value 1'
+    flags = '--resume', '6', *changes.split(), '--epochs', '2', '--checkpoint-every', '5'
+    result = run_command('train.py', '--run-dir', copy, *flags, cwd=tmp_path)
+    assert result.returncode == 0 and 'From step 7: ' in result.stdout, result.stderr
+    assert 'batch_size 4 (was 8)' in result.stdout and 'learning_rate 0.001 (was 0.0002)' in result.stdout
+    assert log(copy)[-1][:2] == ['14', '2']
+
+    again = shutil.copytree(copy, tmp_path / 'again')
+    result = run_command('train.py', '--run-dir', again, '--resume', '10', cwd=tmp_path)
+    assert result.returncode == 0 and 'From step' not in result.stdout, result.stderr
+    assert log(again) == log(copy)
+    assert tensors(again / 'checkpoints' / 'step-14') == tensors(copy / 'checkpoints' / 'step-14')
+
+
 # --- damaged files
 
 

@@ -47,7 +47,7 @@ def untrained(tmp_path):
         settings, system = chosen(f'{flags} --width 0.0625 --weight-stddev 0.2')
         run = tmp_path / 'run'
         (run / 'checkpoints').mkdir(parents=True)
-        write_run(run, settings, 1, '')
+        write_run(run, settings, {'images': 1, 'data_digest': ''}, [])
         with tf.Graph().as_default(), open_session() as session:
             tf.set_random_seed(0)
             dcgan.generator(system, tf.placeholder(tf.float32, [None, system.latent_size]), training=False)
