@@ -61,6 +61,9 @@ SYSTEM_FOLDERS = {
 }  # fmt: skip
 # Files that mark a folder as a run directory, or as results of `generate.py` and `evaluate.py`.
 RESULTS = {'run.json', 'latents.npy', 'directions.npy', 'evaluation.json'}
+# What is left out in addition to files, which are named by their suffixes.
+LINK, DATA_DIR, RESULT = 'link to a folder', '--data-dir', 'folder of results'
+MAX_KINDS = 10  # kinds of left-out files that are named
 MAX_BYTES = 1 << 27  # size limit of an image file
 HEAD_BYTES = 32  # bytes that are read of a file without a known suffix
 
@@ -100,8 +103,8 @@ class Source:
 
     @cached_property
     def real_path(self) -> Path:
-        """The path without links, '..' and '~'; the same for all spellings."""
-        return self.path.resolve()
+        """The path without links and '..', the same for all spellings."""
+        return Path(os.path.realpath(self.path))  # unlike resolve(), it raises no error for a loop of links
 
     @cached_property
     def archive(self) -> zipfile.ZipFile:
@@ -134,7 +137,7 @@ class Source:
             below = os.path.relpath(folder, self.path)
             below = '' if below == '.' else below
             if below and RESULTS.intersection(names):
-                self.skipped[common_name(below)] = 'folder of results'
+                self.skipped[common_name(below)] = RESULT
                 folders.clear()
                 continue
 
@@ -142,10 +145,10 @@ class Source:
             for name in list(folders):
                 path = os.path.join(below, name)
                 reason = why_skipped(name)
-                if os.path.islink(self.path / path):
-                    reason = 'link to a folder'
-                elif str(self.real_path / path) in self.skip:
-                    reason = 'folder of --data-dir'
+                if os.path.islink(os.path.join(folder, name)):
+                    reason = LINK
+                elif os.path.join(self.real_path, path) in self.skip:
+                    reason = DATA_DIR
                 if reason is not None:
                     folders.remove(name)
                 if reason:
@@ -153,7 +156,7 @@ class Source:
 
             for name in names:
                 path = os.path.join(below, name)
-                status = status_of(self.path / path)
+                status = status_of(os.path.join(folder, name))
                 # Named pipes are left out: opening one could block forever.
                 if status is not None and why_skipped(name) is None:
                     yield File(common_name(path), path, status)
@@ -169,7 +172,7 @@ class Source:
             above, _, name = folder.rpartition('/')
             if not folder or is_skipped(above):
                 return bool(folder)
-            reason = 'folder of results' if folder in results else why_skipped(name)
+            reason = RESULT if folder in results else why_skipped(name)
             if reason:
                 self.skipped[folder] = reason
             return reason is not None
@@ -214,8 +217,8 @@ class Source:
         # Cached arrays are named after this hash. With any other input, all of them would be made again.
         files: object = self.status
         if self.is_folder:
-            paths = [self.real_path / file.location for file in self.images]
-            links = [os.path.realpath(path) if path.is_symlink() else '' for path in paths]
+            paths = [os.path.join(self.real_path, file.location) for file in self.images]
+            links = [os.path.realpath(path) if os.path.islink(path) else '' for path in paths]
             files = [(file.location, link, file.status) for file, link in zip(self.images, links, strict=True)]
         made_from = (str(self.real_path), files, *made_with)
         return hashlib.blake2s(repr(made_from).encode(), digest_size=8).hexdigest()
@@ -255,8 +258,8 @@ class Source:
                 raise DataError(f'{message}. To use the archive: --data {self.path / name}')
             if kind in ARCHIVE_SUFFIXES:
                 raise DataError(f'{message}. Unpack {name}, which is an archive in an archive')
-            if kind == 'link to a folder':
-                raise DataError(f'{message}. Links to folders are not followed: --data {self.path / name}')
+            if kind in (LINK, DATA_DIR):
+                raise DataError(f'{message}. To use the {kind}: --data {self.path / name}')
         raise DataError(message + advice(self.others.values()))
 
 
@@ -281,13 +284,13 @@ def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def status_of(path: Path) -> tuple | None:
+def status_of(path: str | Path) -> tuple | None:
     """Size, and times of the last changes of content and of status.
 
     () for a missing file, such as a broken link; None for a named pipe and the like.
     """
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError:
         return ()
     if not stat.S_ISREG(status.st_mode):
@@ -297,7 +300,10 @@ def status_of(path: Path) -> tuple | None:
 
 def counted(kinds: Iterable[str]) -> str:
     """How often each kind occurs: '.heic (3), .txt (1)'."""
-    return ', '.join(f'{kind} ({count})' for kind, count in sorted(Counter(kinds).items()))
+    counts = Counter(kind if kind.isprintable() else repr(kind) for kind in kinds)
+    named = sorted(counts.most_common(MAX_KINDS))
+    more = counts.total() - sum(count for _, count in named)
+    return ', '.join([f'{kind} ({count})' for kind, count in named] + [f'others ({more})'] * bool(more))
 
 
 def advice(kinds: Iterable[str]) -> str:

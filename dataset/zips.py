@@ -43,8 +43,10 @@ class RepairedFile(io.BufferedReader):
 
 def entry_name(info: zipfile.ZipInfo) -> str:
     """The name of an entry. Some systems write UTF-8 without the flag, which zipfile decodes as code page 437."""
+    if info.flag_bits & UTF8 or info.filename.isascii():
+        return info.filename
     try:
-        return info.filename if info.flag_bits & UTF8 else info.filename.encode('cp437').decode()
+        return info.filename.encode('cp437').decode()
     except UnicodeError:
         return info.filename
 
