@@ -35,14 +35,18 @@ def open_image(file):
     Raises DataError for an unknown format, too many pixels, values of an unknown range or a wrong checksum. Broken
     images can raise any exception, even later.
     """
-    content = file.read() if hasattr(file, 'read') else Path(file).read_bytes()
+    if isinstance(file, str | Path):
+        content = Path(file).read_bytes()
+    else:
+        file.seek(0)
+        content = file.read()
     content, orientation = remove_metadata(content)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # Pillow warns of flaws that do not affect the pixels
         try:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
         except UnidentifiedImageError:
-            raise DataError('not an image of a known format') from None
+            raise DataError('not an image of a known format, or of a kind that Pillow cannot read') from None
         # Only the header has been read so far: check the size before anything is decoded.
         if math.prod(image.size) > MAX_PIXELS:
             raise DataError(f'{image.width}x{image.height} is more than {MAX_PIXELS} pixels')

@@ -10,10 +10,10 @@ import zlib
 from dataset import DataError
 
 ORIENTATION = 0x0112  # TIFF tag, also in EXIF blocks, which are small TIFF files
-# TIFF tags that describe the pixels: size, samples, compression, strips, tiles, palette, old and new JPEG, YCbCr.
+# TIFF tags that describe the pixels: size, samples, compression, strips, tiles, palette, JPEG tables, subsampling.
 PIXEL_TAGS = {
     256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 281, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338, 339,
-    341, 347, *range(512, 522), 529, 530, 531, 532,
+    341, 347, 530,
 }  # fmt: skip
 WEBP_CHUNKS = {b'VP8 ', b'VP8L', b'VP8X', b'ALPH', b'ANIM', b'ANMF'}  # kinds with pixels
 WEBP_FLAGS = 0x12  # bits of VP8X that stand for transparency and animation
@@ -101,11 +101,15 @@ def split_webp(view):
 
 
 def split_tiff(view):
-    """A TIFF file in which only the tags of the first image that make its pixels are listed, and all of its tags."""
+    """A TIFF file that lists only its first image and the tags that make its pixels, and the whole file."""
     order, offset, start, entries = read_directory(view)
-    entries = [entry for entry in entries if struct.unpack_from(order + 'H', entry)[0] in PIXEL_TAGS]
-    count = struct.pack(order + ('H' if offset == 'I' else 'Q'), len(entries))
-    directory = b''.join([count, *entries, bytes(struct.calcsize(offset))])  # no further image
+    kept = []
+    for entry in entries:
+        tag, _, count = struct.unpack_from(order + 'HH' + offset, entry)
+        if tag in PIXEL_TAGS and count <= len(view):
+            kept.append(entry)
+    header = struct.pack(order + ('H' if offset == 'I' else 'Q'), len(kept))
+    directory = b''.join([header, *kept, bytes(struct.calcsize(offset))])  # position of the next image: none
     return [view[:start], directory, view[start + len(directory) :]], [view]
 
 

@@ -45,6 +45,8 @@ def to_8_bits(image: Image.Image, content: bytes) -> Image.Image:
                 raise DataError('a CMYK image that does not say whether it is inverted (no Adobe segment)')
         case 'PNG':
             bits = content[24]
+            if image.mode == 'P' and image.palette is None:
+                raise DataError('damaged: the palette is missing')
             if transparent is not None and image.mode == 'L':  # Pillow scales only the pixels
                 image.info['transparency'] = transparent % (1 << bits) * 255 // ((1 << bits) - 1)
             if transparent is not None and image.mode == 'RGB' and bits == 16:
