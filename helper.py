@@ -35,7 +35,7 @@ CELEB_A_TABLE_SOURCES = (
 )
 # The article keeps the central 108x108 pixels of an aligned CelebA image of 178x218.
 ALIGNED_WIDTH, ALIGNED_HEIGHT, FACE_SIZE = 178, 218, 108
-PREPARATION = 'central crop, bilinear, 3'  # names prepared arrays: change it when `get_image` gives other pixels
+PREPARATION = 'central crop, bilinear, 4'  # names prepared arrays: change it when `get_image` gives other pixels
 
 
 def download_celeb_a(data_dir: str | Path, sources=CELEB_A_SOURCES) -> Path:

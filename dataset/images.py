@@ -15,7 +15,7 @@ from dataset.values import to_8_bits, to_rgb
 
 # Pillow knows more formats, some of which run other programs: EPS starts Ghostscript.
 FORMATS = ('BMP', 'DIB', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
-MAX_PIXELS = 1 << 26  # size limit of an image, 8192x8192: decoding one takes less than 1 GB
+MAX_PIXELS = 1 << 26  # size limit of an image, 8192x8192: decoding one takes less than 1 GB, of WebP 1.5 GB
 # Operations that turn an image upright, by its EXIF orientation
 UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -44,7 +44,7 @@ def open_image(file):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # Pillow warns of flaws that do not affect the pixels
         try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
         except UnidentifiedImageError:
             raise DataError('not an image of a known format, or of a kind that Pillow cannot read') from None
         # Only the header has been read so far: check the size before anything is decoded.

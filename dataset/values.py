@@ -33,12 +33,12 @@ def to_rgb(image: Image.Image, box) -> Image.Image:
     return image.convert('RGB')
 
 
-def to_8_bits(image: Image.Image, content: bytes) -> Image.Image:
+def to_8_bits(image, content: bytes) -> Image.Image:
     """Convert an image, just opened from `content`, to 8-bit samples unless Pillow does that by itself.
 
     Raises DataError for kinds that Pillow reads wrong and for values of an unknown range.
     """
-    bits, declared, transparent = 8, None, image.info.get('transparency')
+    bits, declared, transparent = 8, 0, image.info.get('transparency')
     match image.format:
         case 'JPEG':
             if image.mode == 'CMYK' and 'adobe' not in image.info:
@@ -74,8 +74,9 @@ def to_8_bits(image: Image.Image, content: bytes) -> Image.Image:
     if image.mode[0] in 'IF':
         return scale_grey(image, bits, declared, transparent)
     if bits == 16:  # Pillow keeps only the upper 8 bits of colors
-        ranges = zip(image.getbands(), image.getextrema(), strict=True)
-        if declared not in (None, 65535) or 0 < max(highest for band, (_, highest) in ranges if band != 'A') < 16:
+        colors = zip(image.getbands(), image.getextrema(), strict=True)
+        brightest = max(extrema[1] for band, extrema in colors if band != 'A')
+        if 0 < brightest < 16 or declared not in (0, 65535):
             raise DataError('Pillow cannot read colors of fewer than 16 bits in 16: scale them to 0..65535')
     return image
 
@@ -100,16 +101,16 @@ def check_tiff(image) -> None:
             raise DataError(f'Pillow cannot read a TIFF image with {flaw}')
 
 
-def declared_maximum(tags) -> int | None:
-    """The value of white that a TIFF image declares: 1 or 2**n - 1, since other maxima are statistics of its pixels."""
+def declared_maximum(tags) -> int:
+    """The value of white that a TIFF image declares: 2**n - 1, since other maxima are statistics; 0 if there is none."""
     for tag in MAX_VALUES:
         value = float(np.max(tags.get(tag, 0)))
         if value >= 1 and value.is_integer() and int(value) & int(value) + 1 == 0:
             return int(value)
-    return None
+    return 0
 
 
-def scale_grey(image, bits: int, declared: int | None, transparent: int | None) -> Image.Image:
+def scale_grey(image, bits: int, declared: int, transparent: int | None) -> Image.Image:
     """Scale grey of 16 or 32 bits to 8, with alpha 0 where the value is `transparent`. Raises DataError."""
     tags = image.tag_v2 if image.format == 'TIFF' else {}
     # White is the maximum declared, otherwise the smallest of the usual ones that is not exceeded. If the brightest
@@ -118,7 +119,7 @@ def scale_grey(image, bits: int, declared: int | None, transparent: int | None) 
     darkest, brightest = image.getextrema()
     limit = (1 << bits - (SIGNED in tags.get(SAMPLE_FORMAT, ()))) - 1
     usual = (1, 255, 65535) if image.mode == 'F' else (255, min(65535, limit), limit)
-    known = declared is not None and brightest <= declared
+    known = declared > 0 and brightest <= declared
     white = declared if known else next((value for value in usual if brightest <= value), 0)
     if not 0 <= darkest <= brightest <= white or not known and 0 < brightest <= white / 16:
         raise DataError(f'values from {darkest:g} to {brightest:g} of an unknown range: scale them to 0..255')

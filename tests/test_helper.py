@@ -1,6 +1,5 @@
 """The published crop, the prepared faces, the batches of an epoch, the grid."""
 
-import hashlib
 import io
 import zipfile
 
@@ -185,17 +184,6 @@ def test_each_crop_has_a_prepared_array_of_its_own(tmp_path, pictures):
     np.testing.assert_array_equal(helper.load_faces(pictures, 28, tmp_path).faces, narrow)
     np.testing.assert_array_equal(helper.load_faces(pictures, 28, tmp_path, 178).faces, wide)
     assert len(file_names(tmp_path)) == 2
-
-
-def test_prepared_arrays_of_earlier_versions_are_used_again(tmp_path, pictures):
-    stat = pictures.stat()
-    made_from = (
-        str(pictures.resolve()), [(str(pictures), stat.st_size, stat.st_mtime_ns)],
-        28, 108, 'central crop, bilinear, 3',
-    )  # fmt: skip
-    fingerprint = hashlib.blake2s(repr(made_from).encode(), digest_size=8).hexdigest()
-    helper.load_faces(pictures, 28, tmp_path)
-    assert file_names(tmp_path) == [f'pictures-28-{fingerprint}.npy']
 
 
 # --- Batches

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from conftest import encode
+from image_files import chunk
 from PIL import Image
 
 from dataset import DataError
@@ -44,25 +45,11 @@ def test_transparent_parts_become_white():
     assert color(Image.new('P', (8, 8), 0), transparency=0) == (255, 255, 255)
 
 
-def test_an_image_is_turned_upright_as_its_exif_data_asks():
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    pixels[0, 0] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, 'PNG', exif=exif)
-    assert (read(file, 8)[0, 7] == 255).all()
-
-
 def large_png(side) -> bytes:
     """A black PNG image with one bit per pixel."""
-
-    def chunk(kind, content):
-        return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
-
-    header = struct.pack('>IIBBBBB', side, side, 1, 0, 0, 0, 0)
-    pixels = zlib.compress(bytes((1 + (side + 7) // 8) * side), 1)
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', pixels) + chunk(b'IEND', b'')
+    header = chunk(b'IHDR', struct.pack('>IIBBBBB', side, side, 1, 0, 0, 0, 0))
+    pixels = chunk(b'IDAT', zlib.compress(bytes((1 + (side + 7) // 8) * side), 1))
+    return b'\x89PNG\r\n\x1a\n' + header + pixels + chunk(b'IEND', b'')
 
 
 def test_large_and_tiny_images_within_the_limit_are_read():
