@@ -102,7 +102,7 @@ def check_tiff(image) -> None:
 
 
 def declared_maximum(tags) -> int:
-    """The value of white that a TIFF image declares: 2**n - 1, since other maxima are statistics; 0 if there is none."""
+    """The value of white that a TIFF image declares, 2**n - 1 (other maxima are statistics), or 0."""
     for tag in MAX_VALUES:
         value = float(np.max(tags.get(tag, 0)))
         if value >= 1 and value.is_integer() and int(value) & int(value) + 1 == 0:

@@ -30,13 +30,8 @@ def entry(order, tag, kind, count, value) -> bytes:
 
 def exif_block(entries, order='<', count=None, following=0) -> bytes:
     """An EXIF block of packed entries."""
-    header = (b'II*\0' if order == '<' else b'MM\0*') + struct.pack(order + 'I', 8)
-    return (
-        header
-        + struct.pack(order + 'H', count or len(entries))
-        + b''.join(entries)
-        + struct.pack(order + 'I', following)
-    )
+    start = (b'II*\0' if order == '<' else b'MM\0*') + struct.pack(order + 'IH', 8, count or len(entries))
+    return start + b''.join(entries) + struct.pack(order + 'I', following)
 
 
 def orientation(value, order='<', kind=SHORT, count=1) -> bytes:
@@ -101,13 +96,11 @@ def test_every_orientation_is_turned_upright(image_format, kind, order):
 
 @pytest.mark.parametrize('image_format', FORMATS)
 @pytest.mark.parametrize(
-    'invalid', [(0,), (9,), (65535,), (6, '<', LONG, 2), (6, '<', 7), (6, '<', 2), (6, '<', SHORT, 0)]
+    'value, kind, count',
+    [(0, SHORT, 1), (9, SHORT, 1), (65535, SHORT, 1), (6, LONG, 2), (6, SHORT, 0), (6, 2, 1), (6, 7, 1), (6, 12, 1)],
 )
-def test_an_invalid_orientation_leaves_the_image_as_stored(image_format, invalid):
-    if len(invalid) > 2 and invalid[2] not in (SHORT, LONG):
-        block = exif_block([entry('<', 0x0112, invalid[2], 1, (invalid[0],))])
-    else:
-        block = exif_block([orientation(*invalid)])
+def test_an_invalid_orientation_leaves_the_image_as_stored(image_format, value, kind, count):
+    block = exif_block([orientation(value, '<', kind, count)])
     assert is_upright(with_exif(stored(1), image_format, block))
 
 
@@ -128,10 +121,8 @@ def random_block(rng: random.Random, image_format: str, value: int) -> bytes:
         entries.insert(rng.randrange(len(entries) + 1), entry(order, rng.choice(OTHER_TAGS), kind, count, (data,)))
     if image_format == 'TIFF':
         return exif_block(entries)
-    count = rng.choice((None, 65535, len(entries) + 1))
-    return exif_block(entries, order, count, rng.choice((0, 8, rng.randrange(1 << 32)))) + rng.randbytes(
-        rng.randrange(99)
-    )
+    count, following = rng.choice((None, 65535, len(entries) + 1)), rng.choice((0, 8, rng.randrange(1 << 32)))
+    return exif_block(entries, order, count, following) + rng.randbytes(rng.randrange(99))
 
 
 def test_no_random_exif_block_turns_an_image_or_leaves_it_out():
@@ -152,7 +143,7 @@ def test_no_random_exif_block_turns_an_image_or_leaves_it_out():
         ('PNG', [chunk(b'iCCP', b'a\0\1'), chunk(b'sRGB', b''), chunk(b'acTL', b'1'), chunk(b'fcTL', bytes(26))]),
         ('JPEG', [segment(0xE2, b'MPF\0' + bytes(5)), segment(0xE2, b'ICC_PROFILE\0'), segment(0xFE, b'')]),
         ('JPEG', [segment(0xED, b'Photoshop 3.0\x008BIM'), segment(0xEE, b'Adobe'), segment(0xE0, b'JFIF')]),
-        ('JPEG', [b'\xff\xff', b'junk', segment(0xE1, b'Exif\0\0')]),
+        ('JPEG', [b'\xff', segment(0xE1, b'Exif\0\0'), b'junk']),
     ],
 )
 def test_damaged_metadata_does_not_leave_an_image_out(image_format, parts):
@@ -171,9 +162,11 @@ def test_any_damaged_byte_of_a_png_is_noticed():
     palette = Image.fromarray(COLORS).convert('P')
     for image, options in ((Image.fromarray(COLORS), {}), (palette, {'transparency': 0})):
         content = saved(image, 'PNG', **options)
-        for position in range(8, len(content), 5):
+        for position in range(8, len(content)):
             damaged = bytearray(content)
             damaged[position] ^= 1
+            if options and b'tRNS' not in damaged:
+                continue  # another name makes it a chunk that may be ignored
             with pytest.raises(Exception):  # noqa: B017 (any exception: see get_image)
                 face(bytes(damaged))
 
