@@ -61,21 +61,21 @@ def split_png(view):
 def split_jpeg(content, view):
     """The segments of a JPEG file without comments and APPn, except those that define colors, and its EXIF blocks."""
     # FF D8 | FF marker, length, content | ... | FF DA, the pixels. Like decoders, skip what lies between segments.
-    kept, blocks, kept_to, start = [], [], 0, content.index(b'\xff', 2)
+    kept, blocks, kept_to, end, start = [], [], 0, 2, content.index(b'\xff', 2)
     while (marker := content[start + 1]) != 0xDA:
         if marker < 0xC0 or 0xD0 <= marker <= 0xD9 or marker == 0xFF:  # padding, and markers without a length
             start = content.index(b'\xff', start + 1)
             continue
         length = content[start + 2] << 8 | content[start + 3]
-        end = start + 2 + length
+        following = content.index(b'\xff', start + 2 + length)
         if 0xE0 <= marker <= 0xEF or marker == 0xFE:
             jfif, adobe = marker == 0xE0 and length >= 16, marker == 0xEE and length >= 14
             if content.startswith(b'Exif\0', start + 4):
-                blocks.append(view[start + 10 : end])
+                blocks.append(view[start + 10 : start + 2 + length])
             if not jfif and not adobe:
-                kept.append(view[kept_to:start])
-                kept_to = end
-        start = content.index(b'\xff', end)
+                kept.append(view[kept_to:end])
+                kept_to = following
+        end, start = start + 2 + length, following
     return [*kept, view[kept_to:]], blocks
 
 
