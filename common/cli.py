@@ -149,13 +149,17 @@ def handling(signals: list[int], handler: Callable) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that the `stop_signals` set. After one of ENDS, another of them ends the program at once."""
-    stop, ends = threading.Event(), stop_signals(ENDS)
+    """Yield an event that the `stop_signals` set. After one of ENDS, another of them ends the program at once.
+
+    In an interactive session, such as a notebook, it does what it did before: Ctrl-C raises KeyboardInterrupt.
+    """
+    stop, interactive = threading.Event(), hasattr(sys, 'ps1')
+    second = {number: signal.getsignal(number) if interactive else signal.SIG_DFL for number in stop_signals(ENDS)}
 
     def request(number, _frame):
         stop.set()
-        for each in ends if number in ends else ():
-            signal.signal(each, signal.SIG_DFL)
+        for each, handler in second.items() if number in second else ():
+            signal.signal(each, handler)
 
     with handling(stop_signals(), request):
         yield stop

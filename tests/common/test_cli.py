@@ -246,6 +246,14 @@ def test_the_first_signal_asks_to_stop_and_the_second_ends_the_program(name):
     assert result.stdout == 'True\n' and result.returncode == -signal.Signals[f'SIG{name}']
 
 
+def test_the_second_signal_does_not_end_a_notebook(monkeypatch):
+    monkeypatch.setattr(sys, 'ps1', 'In : ', raising=False)
+    with pytest.raises(KeyboardInterrupt), cli.stop_on_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        signal.raise_signal(signal.SIGINT)
+
+
 @pytest.mark.parametrize('name', ['USR1', 'USR2', 'XCPU'])
 def test_a_warning_of_a_scheduler_asks_to_stop_however_often_it_comes(name):
     result = run_code(STOP.format(name, 'SIG_DFL'))
