@@ -122,7 +122,7 @@ def progress(desc='Progress', **options) -> tqdm:
     """A tqdm progress bar; if stderr is not a terminal, a line every LINE_SECONDS. Takes tqdm's options."""
     # The default lock of tqdm includes a semaphore, which a killed process would leak.
     tqdm.set_lock(threading.RLock())
-    if not sys.stderr.isatty():
+    if not (sys.stderr and sys.stderr.isatty()):
         # Nothing is printed about work that takes less than LINE_SECONDS, and nothing when a bar is closed.
         options |= {'file': Lines(), 'miniters': 1, 'mininterval': LINE_SECONDS, 'delay': LINE_SECONDS, 'leave': False}
         options['bar_format'] = '{desc}: {n_fmt} of {total_fmt}{unit}, {percentage:.0f}%, {elapsed} so far'

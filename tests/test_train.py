@@ -121,8 +121,8 @@ def test_determinism_is_enabled_before_anything_is_computed(tmp_path, monkeypatc
 
 
 def test_a_run_is_resumed_in_the_process_that_raised_or_was_interrupted(tmp_path, pictures):
-    flags = ['--data', str(pictures), '--data-dir', str(tmp_path), '--run-dir', str(tmp_path / 'run')]
-    flags += '--width 0.05 --batch-size 4 --steps 4 --sample-every 2 --samples 4 --checkpoint-every 1'.split()
+    flags = f'--data {pictures} --data-dir {tmp_path} --run-dir {tmp_path / "run"} --width 0.05 --batch-size 4'.split()
+    flags += ['--steps', '4', '--sample-every', '2', '--samples', '4', '--checkpoint-every', '1']
     handlers = [signal.getsignal(number) for number in cli.stop_signals()]
 
     def train_until(step, happens, *more):
