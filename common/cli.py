@@ -18,6 +18,11 @@ from tqdm import tqdm
 
 from common import files
 
+try:
+    import resource
+except ImportError:  # Windows, which has no SIGXCPU
+    pass
+
 LINE_SECONDS = 60  # seconds between the lines of a progress bar if stderr is not a terminal
 STOPPED = 75  # exit status after a stop signal and a last checkpoint: EX_TEMPFAIL of sysexits.h, "try again"
 ENDS = ('SIGINT', 'SIGTERM', 'SIGHUP')  # signals that end a program: Ctrl-C, `kill`, a closed terminal
@@ -143,8 +148,8 @@ def handling(signals: list[int], handler: Callable) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 @contextlib.contextmanager
@@ -158,6 +163,9 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
     def request(number, _frame):
         stop.set()
+        if signal.Signals(number).name == 'SIGXCPU':  # which would come again every second
+            limit = resource.getrlimit(resource.RLIMIT_CPU)[1]
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         for each, handler in second.items() if number in second else ():
             signal.signal(each, handler)
 

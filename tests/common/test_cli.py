@@ -260,6 +260,21 @@ def test_a_warning_of_a_scheduler_asks_to_stop_however_often_it_comes(name):
     assert result.stdout == 'True\nstill here\n' and result.returncode == 0
 
 
+def test_a_limit_of_the_processor_time_asks_to_stop_only_once():
+    code = (
+        'import resource, time\n'
+        'from common import cli\n'
+        'used = time.process_time()\n'
+        'resource.setrlimit(resource.RLIMIT_CPU, (int(used) + 1, int(used) + 60))\n'
+        'with cli.stop_on_signals() as stop:\n'
+        '    while not stop.is_set(): pass\n'
+        'while time.process_time() < used + 3: pass\n'  # the kernel would repeat the signal
+        'print("still here")\n'
+    )
+    result = run_code(code)
+    assert result.stdout == 'still here\n' and result.returncode == 0
+
+
 def test_signals_are_left_alone_outside_the_main_thread():
     before = [signal.getsignal(number) for number in cli.stop_signals()]
 
