@@ -211,7 +211,8 @@ def run_training(run: Run, replica: Replica) -> None:
         intact = f'. Checkpoints in {run.directory} are unaffected' if replica.is_chief else ''
         raise cli.UserError(f'stopped: {error}{intact}') from None
     if replica.is_chief:
-        print_end(run, step)
+        with cli.stop_on_signals():  # all is saved: ignore signals for a moment
+            print_end(run, step)
     if step < run.last_step:
         raise SystemExit(cli.STOPPED)
 

@@ -18,6 +18,11 @@ from tqdm import tqdm
 
 from common import files
 
+try:
+    import resource
+except ImportError:  # Windows, which has no SIGXCPU
+    pass
+
 LINE_SECONDS = 60  # seconds between the lines of a progress bar if stderr is not a terminal
 STOPPED = 75  # exit status after a stop signal and a last checkpoint: EX_TEMPFAIL of sysexits.h, "try again"
 ENDS = ('SIGINT', 'SIGTERM', 'SIGHUP')  # signals that end a program: Ctrl-C, `kill`, a closed terminal
@@ -122,7 +127,7 @@ def progress(desc='Progress', **options) -> tqdm:
     """A tqdm progress bar; if stderr is not a terminal, a line every LINE_SECONDS. Takes tqdm's options."""
     # The default lock of tqdm includes a semaphore, which a killed process would leak.
     tqdm.set_lock(threading.RLock())
-    if not sys.stderr.isatty():
+    if not (sys.stderr and sys.stderr.isatty()):
         # Nothing is printed about work that takes less than LINE_SECONDS, and nothing when a bar is closed.
         options |= {'file': Lines(), 'miniters': 1, 'mininterval': LINE_SECONDS, 'delay': LINE_SECONDS, 'leave': False}
         options['bar_format'] = '{desc}: {n_fmt} of {total_fmt}{unit}, {percentage:.0f}%, {elapsed} so far'
@@ -143,19 +148,26 @@ def handling(signals: list[int], handler: Callable) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that the `stop_signals` set. After one of ENDS, another of them ends the program at once."""
-    stop, ends = threading.Event(), stop_signals(ENDS)
+    """Yield an event that the `stop_signals` set. After one of ENDS, another of them ends the program at once.
+
+    In an interactive session, such as a notebook, it does what it did before: Ctrl-C raises KeyboardInterrupt.
+    """
+    stop, interactive = threading.Event(), hasattr(sys, 'ps1')
+    second = {number: signal.getsignal(number) if interactive else signal.SIG_DFL for number in stop_signals(ENDS)}
 
     def request(number, _frame):
         stop.set()
-        for each in ends if number in ends else ():
-            signal.signal(each, signal.SIG_DFL)
+        if signal.Signals(number).name == 'SIGXCPU':  # which would come again every second
+            limit = resource.getrlimit(resource.RLIMIT_CPU)[1]
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+        for each, handler in second.items() if number in second else ():
+            signal.signal(each, handler)
 
     with handling(stop_signals(), request):
         yield stop

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import forkserver
 import numpy as np
@@ -117,6 +118,32 @@ def test_determinism_is_enabled_before_anything_is_computed(tmp_path, monkeypatc
     with pytest.raises(EnabledError):
         train.train(new_run('--deterministic', FACES, tmp_path / 'run'), Replica())
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_is_resumed_in_the_process_that_raised_or_was_interrupted(tmp_path, pictures):
+    flags = f'--data {pictures} --data-dir {tmp_path} --run-dir {tmp_path / "run"} --width 0.05 --batch-size 4'.split()
+    flags += ['--steps', '4', '--sample-every', '2', '--samples', '4', '--checkpoint-every', '1']
+    handlers = [signal.getsignal(number) for number in cli.stop_signals()]
+
+    def train_until(step, happens, *more):
+        def on_samples(faces):
+            if find_grids(tmp_path / 'run')[-1].stem == f'step-{step:08}':
+                happens()
+
+        with start_run(parse_arguments([*flags, *more]), Replica()) as run:
+            return train.train(run, Replica(), on_samples)
+
+    with pytest.raises(ZeroDivisionError):
+        train_until(0, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_until(2, lambda: 1 / 0, '--resume')
+    assert train_until(3, lambda: None, '--resume', '--steps', '3') == 3
+    with pytest.raises(KeyboardInterrupt):
+        train_until(4, lambda: signal.default_int_handler(signal.SIGINT, None), '--resume')
+    assert [signal.getsignal(number) for number in cli.stop_signals()] == handlers
+    with ThreadPoolExecutor(1) as thread:  # which cannot handle signals
+        assert thread.submit(train_until, 5, lambda: None, '--resume', '--steps', '5').result() == 5
+    assert [int(row['step']) for row in read_log(tmp_path / 'run')] == [1, 2, 3, 4, 5]
 
 
 def test_two_runs_of_a_seed_are_equal_and_of_two_seeds_are_not(tmp_path):

@@ -246,10 +246,33 @@ def test_the_first_signal_asks_to_stop_and_the_second_ends_the_program(name):
     assert result.stdout == 'True\n' and result.returncode == -signal.Signals[f'SIG{name}']
 
 
+def test_the_second_signal_does_not_end_a_notebook(monkeypatch):
+    monkeypatch.setattr(sys, 'ps1', 'In : ', raising=False)
+    with pytest.raises(KeyboardInterrupt), cli.stop_on_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        signal.raise_signal(signal.SIGINT)
+
+
 @pytest.mark.parametrize('name', ['USR1', 'USR2', 'XCPU'])
 def test_a_warning_of_a_scheduler_asks_to_stop_however_often_it_comes(name):
     result = run_code(STOP.format(name, 'SIG_DFL'))
     assert result.stdout == 'True\nstill here\n' and result.returncode == 0
+
+
+def test_a_limit_of_the_processor_time_asks_to_stop_only_once():
+    code = (
+        'import resource, time\n'
+        'from common import cli\n'
+        'used = time.process_time()\n'
+        'resource.setrlimit(resource.RLIMIT_CPU, (int(used) + 1, int(used) + 60))\n'
+        'with cli.stop_on_signals() as stop:\n'
+        '    while not stop.is_set(): pass\n'
+        'while time.process_time() < used + 3: pass\n'  # the kernel would repeat the signal
+        'print("still here")\n'
+    )
+    result = run_code(code)
+    assert result.stdout == 'still here\n' and result.returncode == 0
 
 
 def test_signals_are_left_alone_outside_the_main_thread():
