@@ -52,7 +52,7 @@ def open_generator(args: Namespace, out: Path) -> Iterator[Generator]:
         yield generator
     # The flags that had an effect.
     names = dict.fromkeys((args.task, *TASKS[args.task][1], 'format'))
-    overridden = [name for name, other in OVERRIDDEN if getattr(args, other, None)]
+    overridden = [name for name, other in OVERRIDDEN if getattr(args, other, None) or other == f'format {args.format}']
     flags = {name.strip('_'): getattr(args, name, None) for name in names if name not in ('out', *overridden)}
     flags = {name: value for name, value in flags.items() if value not in (None, [])}
     text = json.dumps(generator.checkpoint.describe() | flags, indent=2, default=str)
