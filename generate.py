@@ -52,7 +52,7 @@ def open_generator(args: Namespace, out: Path) -> Iterator[Generator]:
         yield generator
     # The flags that had an effect.
     names = dict.fromkeys((args.task, *TASKS[args.task][1], 'format'))
-    overridden = [name for name, other in OVERRIDDEN if getattr(args, other, None)]
+    overridden = [name for name, other in OVERRIDDEN if getattr(args, other, None) or other == f'format {args.format}']
     flags = {name.strip('_'): getattr(args, name, None) for name in names if name not in ('out', *overridden)}
     flags = {name: value for name, value in flags.items() if value not in (None, [])}
     text = json.dumps(generator.checkpoint.describe() | flags, indent=2, default=str)
@@ -280,7 +280,7 @@ def make_parser() -> cli.Parser:
     add('--attribute-grid', type=cli.number(int, 1, 64), metavar='N', help='draw the first N faces with each attribute')
     add('--project', type=cli.path, nargs='+', metavar='PHOTO', help='find the faces nearest to photos (or in folders)')
     add('--directions', type=cli.number(int, 1, 100), metavar='N', help='vary faces along the N strongest directions')
-    add('--arithmetic', type=directions.sum_of_faces, metavar='SUM', help="add faces: '3,8,12 - 5,9,1 + 7,2,4'")
+    add('--arithmetic', type=directions.sum_of_faces, metavar='SUM', help="add mean faces: '3,8,12 - 5,9,1 + 7,2,4'")
     add = parser.add_argument_group('output').add_argument
     add('--out', type=cli.path, help='folder for the results (faces, or faces-2, ... if that exists)')
     add('--format', choices=[name for _, _, formats in TASKS.values() for name in formats], metavar='FORMAT',

@@ -46,8 +46,9 @@ class Generator(NamedTuple):
         return np.concatenate(list(self.draw(latents, len(latents))))
 
     def draw_samples(self, count: int, seed, truncate: float = 1.0, wanted: dict[str, bool] | None = None):
-        """Yield `count` faces in chunks, uint8 (n, H, W, C). wanted: see `Conditions.asked`.
+        """Yield `count` faces in chunks, uint8 (n, H, W, C).
 
+        seed: see `numpy.random.default_rng`. wanted: see `Conditions.asked`.
         The face at index i depends on the checkpoint, `seed`, `truncate`, `wanted` and i, but not on `count`.
         """
         rng, conditions = np.random.default_rng(seed), Conditions.of(self.system).asked(wanted or {})

@@ -114,12 +114,9 @@ def save_mp4(frames: Iterable[Image.Image], path: Path, fps: float, ffmpeg: str)
         source = ['-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{first.width}x{first.height}', '-r', str(fps)]
         target = ['-vf', 'pad=ceil(iw/2)*2:ceil(ih/2)*2', '-pix_fmt', 'yuv420p', '-crf', '12']
         command = [ffmpeg, '-loglevel', 'error', '-y', *source, '-i', '-', *target, f'file:{temporary.absolute()}']
-        with (
-            contextlib.suppress(BrokenPipeError),
-            subprocess.Popen(  # ffmpeg may end early
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log
-            ) as process,
-        ):
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        with contextlib.suppress(BrokenPipeError), process:  # the pipe breaks if ffmpeg ends early
+            assert process.stdin
             for frame in itertools.chain([first], frames):
                 process.stdin.write(frame.convert('RGB').tobytes())
 

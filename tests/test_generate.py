@@ -38,7 +38,7 @@ def names_in(folder):
 def test_one_command_draws_ten_faces(tmp_path):
     result = run_command('generate.py', cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ''
-    assert names_in(tmp_path / 'faces') == ['grid.png', 'images', 'latents.npy']
+    assert names_in(tmp_path / 'faces') == ['generator.json', 'grid.png', 'images', 'latents.npy']
     assert names_in(tmp_path / 'faces' / 'images') == [f'face-{index:05}.png' for index in range(10)]
     assert 'faces/images/face-*.png' in result.stdout and 'faces/grid.png' in result.stdout
     faces = faces_in(tmp_path / 'faces' / 'images')
@@ -62,7 +62,7 @@ def test_a_second_call_overwrites_nothing(tmp_path):
 def test_an_npz_file_holds_the_same_faces(tmp_path):
     result = run_command('generate.py', '--format', 'npz', '--count', 70, cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == '' and 'faces/faces.npz' in result.stdout
-    assert names_in(tmp_path / 'faces') == ['faces.npz', 'grid.png', 'latents.npy']
+    assert names_in(tmp_path / 'faces') == ['faces.npz', 'generator.json', 'grid.png', 'latents.npy']
     with np.load(tmp_path / 'faces' / 'faces.npz', allow_pickle=False) as arrays:
         assert arrays.files == ['arr_0'] and arrays['arr_0'].dtype == np.uint8
         np.testing.assert_array_equal(arrays['arr_0'], drawn_faces(PRETRAINED, 70))
@@ -96,7 +96,7 @@ def test_a_run_draws_the_faces_of_its_last_grid(trained, tmp_path):
 def test_an_interpolation_shows_each_face_as_if_drawn_alone(tmp_path):
     result = run_command('generate.py', '--interpolate', 3, '--scale', 2, '--seed', 4, cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ''
-    assert names_in(tmp_path / 'faces') == ['strip.png', 'walk.gif']
+    assert names_in(tmp_path / 'faces') == ['generator.json', 'strip.png', 'walk.gif']
     assert 'faces/strip.png' in result.stdout and 'faces/walk.gif' in result.stdout
     faces = drawn_faces(PRETRAINED, 3, seed=4).repeat(2, axis=1).repeat(2, axis=2).astype(int)
     columns = STEPS_PER_LEG + 1
@@ -139,7 +139,7 @@ def test_a_walk_goes_through_the_chosen_faces_with_the_chosen_number_of_frames(t
     with Image.open(out / 'walk.gif') as gif:
         assert gif.n_frames == 9 and gif.info['duration'] == 40
     generate_here(monkeypatch, *walk, '--frames', 3, '--format', 'frames', '--out', tmp_path / 'files')
-    assert names_in(tmp_path / 'files') == ['frames']
+    assert names_in(tmp_path / 'files') == ['frames', 'generator.json']
     assert names_in(tmp_path / 'files' / 'frames') == [f'frame-0000{index}.png' for index in range(9)]
     np.testing.assert_array_equal(faces_in(tmp_path / 'files' / 'frames'), strip[:, :-1].reshape(9, 28, 28, 3))
 
@@ -202,12 +202,12 @@ def test_photos_get_faces_and_latents_that_draw_them(tmp_path, monkeypatch, caps
         Image.fromarray(photo).save(tmp_path / name)
     out = tmp_path / 'out'
     generate_here(monkeypatch, '--project', tmp_path / 'a.png', tmp_path / 'b.bmp', '--scale', 2, '--out', out)
-    assert names_in(out) == ['comparison.png', 'images', 'latents.npy', 'photos.csv']
+    assert names_in(out) == ['comparison.png', 'generator.json', 'images', 'latents.npy', 'photos.csv']
     assert names_in(out / 'images') == ['face-00000.png', 'face-00001.png']
     found = faces_in(out / 'images')[:, ::2, ::2]
     distances = np.sqrt(((found.astype(float) - photos) ** 2).mean(axis=(1, 2, 3)))
     assert (distances < 30).all()  # the nearest random ones are farther away
-    lines = capsys.readouterr().out.splitlines()
+    _, *lines = capsys.readouterr().out.splitlines()
     with open(out / 'photos.csv', newline='') as file:
         rows = [[face, photo, float(error)] for face, photo, error in list(csv.reader(file))[1:]]
     assert rows == [
@@ -236,7 +236,8 @@ def test_all_photos_in_a_folder_are_projected_and_each_result_is_saved_at_once(t
     monkeypatch.setattr(generate, 'project', interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate_here(monkeypatch, '--project', tmp_path / 'photos', '--out', tmp_path / 'out')
-    found = [names.index(line.split('/photos/')[1].split(': RMS')[0]) for line in capsys.readouterr().out.splitlines()]
+    _, *lines = capsys.readouterr().out.splitlines()
+    found = [names.index(line.split('/photos/')[1].split(': RMS')[0]) for line in lines]
     assert found == [0, 3]  # sorted by name
     np.testing.assert_array_equal(faces_in(tmp_path / 'out' / 'images')[:, 0, 0, 0], found)
     np.testing.assert_allclose(np.load(tmp_path / 'out' / 'latents.npy')[:, 0] * 255, found)
@@ -261,7 +262,7 @@ def test_a_comparison_of_many_photos_shows_the_first_and_says_so(tmp_path, monke
 def test_each_direction_gets_a_strip_with_the_faces_in_the_middle(tmp_path):
     result = run_command('generate.py', '--directions', 2, '--count', 3, '--seed', 4, cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ''
-    assert names_in(tmp_path / 'faces') == ['direction-00.png', 'direction-01.png', 'directions.npy']
+    assert names_in(tmp_path / 'faces') == ['direction-00.png', 'direction-01.png', 'directions.npy', 'generator.json']
     first, second = (np.asarray(Image.open(tmp_path / 'faces' / f'direction-0{index}.png')) for index in (0, 1))
     strips = np.array([first, second]).reshape(2, 3, 84 + LABEL_HEIGHT, 5, 84, 3).swapaxes(2, 3)[..., :84:3, ::3, :]
     for strip in strips:
@@ -282,7 +283,7 @@ def test_more_directions_than_a_latent_has_values_are_an_error(tmp_path, picture
 def test_a_sum_of_faces_is_drawn_as_in_the_paper(tmp_path):
     result = run_command('generate.py', '--arithmetic', '3,8 - 5 +1,2,0', cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == ''
-    assert names_in(tmp_path / 'faces') == ['arithmetic.png', 'latents.npy']
+    assert names_in(tmp_path / 'faces') == ['arithmetic.png', 'generator.json', 'latents.npy']
     picture = np.asarray(Image.open(tmp_path / 'faces' / 'arithmetic.png'))
     high, wide, gap = 84 + LABEL_HEIGHT, 84, LABEL_HEIGHT
     assert picture.shape == (4 * high, 6 * wide + 3 * gap, 3)
@@ -366,9 +367,9 @@ def test_errors_name_the_flags_that_are_wrong_or_have_no_effect(monkeypatch, fla
 
 
 def damaged(run, folder):
-    """A copy of a run whose newest checkpoint is cut short."""
+    """A copy of a run whose checkpoints are all cut short."""
     copy = shutil.copytree(run, folder / 'damaged')
-    for path in (copy / 'checkpoints').glob('step-10.data*'):
+    for path in (copy / 'checkpoints').glob('*.data*'):
         path.write_bytes(path.read_bytes()[:1000])
     return copy
 

@@ -29,7 +29,7 @@ def test_a_first_layer_without_batch_normalisation_is_its_kernel():
         z = tf.placeholder(tf.float32, [None, 5])
         images = dcgan.generator(system, z, training=False)
         session.run(tf.global_variables_initializer())
-        weights = first_layer(Generator(system, session, z, images))
+        weights = first_layer(Generator(None, system, session, z, images))
         np.testing.assert_array_equal(weights, session.run(tf.global_variables()[0]))
     assert weights.shape == (5, 12)
 

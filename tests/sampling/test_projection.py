@@ -37,7 +37,7 @@ def small_generator(latent='uniform'):
         z = tf.placeholder(tf.float32, [None, 10])
         images = dcgan.generator(system, z, training=False)
         session.run(tf.global_variables_initializer())
-        yield Generator(system, session, z, images)
+        yield Generator(None, system, session, z, images)
 
 
 def test_the_latent_of_a_drawn_face_draws_nearly_the_same_face():
