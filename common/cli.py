@@ -18,10 +18,8 @@ from tqdm import tqdm
 
 from common import files
 
-try:
+with contextlib.suppress(ImportError):  # Windows, which has no SIGXCPU either
     import resource
-except ImportError:  # Windows, which has no SIGXCPU
-    pass
 
 LINE_SECONDS = 60  # seconds between the lines of a progress bar if stderr is not a terminal
 STOPPED = 75  # exit status after a stop signal and a last checkpoint: EX_TEMPFAIL of sysexits.h, "try again"
