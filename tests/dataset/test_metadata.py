@@ -48,7 +48,7 @@ def segment(marker: int, content: bytes) -> bytes:
     return struct.pack('>BBH', 0xFF, marker, len(content) + 2) + content
 
 
-def with_exif(image: Image.Image, image_format: str, block: bytes, xmp=b'', before: list[bytes] = ()) -> bytes:
+def with_exif(image: Image.Image, image_format: str, block: bytes, xmp=b'', before=()) -> bytes:
     """An image file with an EXIF block and an XMP packet. before: further PNG chunks or JPEG segments."""
     if image_format == 'JPEG':
         content = saved(image, 'JPEG', quality=95, subsampling=0)
@@ -121,8 +121,8 @@ def random_block(rng: random.Random, image_format: str, value: int) -> bytes:
         entries.insert(rng.randrange(len(entries) + 1), entry(order, rng.choice(OTHER_TAGS), kind, count, (data,)))
     if image_format == 'TIFF':
         return exif_block(entries)
-    count, following = rng.choice((None, 65535, len(entries) + 1)), rng.choice((0, 8, rng.randrange(1 << 32)))
-    return exif_block(entries, order, count, following) + rng.randbytes(rng.randrange(99))
+    claimed, following = rng.choice((None, 65535, len(entries) + 1)), rng.choice((0, 8, rng.randrange(1 << 32)))
+    return exif_block(entries, order, claimed, following) + rng.randbytes(rng.randrange(99))
 
 
 def test_no_random_exif_block_turns_an_image_or_leaves_it_out():
