@@ -68,7 +68,7 @@ def get_image(image_path, width: int, height: int, crop: int = FACE_SIZE, channe
     As published, an aligned CelebA image, 178x218, is cropped to its central square of side `crop`, which scales with
     the width at other resolutions; any other image to its largest central square. Faces that are not square get the
     largest central rectangle of their proportions, inside that square or inside the whole other image.
-    channels: 3, or 1 for grey. Raises DataError for an unknown format or too many pixels, any exception if broken.
+    channels: 3, or 1 for grey. Raises DataError like `dataset.images.open_image`, any exception if broken.
     """
     size = width, height
     with open_image(image_path) as image:

@@ -2,11 +2,14 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
 from conftest import encode
+from dataset_helpers import PYTHON
 from image_files import chunk
 from PIL import Image
 
@@ -56,6 +59,26 @@ def test_large_and_tiny_images_within_the_limit_are_read():
     assert read(io.BytesIO(large_png(8192)), 28).max() == 0
     pixels = read(io.BytesIO(encode(np.full((1, 1, 3), 200))), 28)
     assert pixels.shape == (28, 28, 3) and (pixels == 200).all()
+
+
+MEASURED = """
+import resource, sys
+import helper
+helper.get_image(sys.argv[1], 28, 28)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # KB
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the unit of ru_maxrss is KB on Linux')
+def test_a_transparent_and_turned_image_of_the_largest_size_takes_less_than_1_gb(tmp_path):
+    side, deflate = 8192, zlib.compressobj(1)
+    pixels = b''.join(deflate.compress(bytes(1 + 4 * side)) for _ in range(side)) + deflate.flush()
+    header = struct.pack('>IIBBBBB', side, side, 8, 6, 0, 0, 0)
+    turned = b'MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0'
+    chunks = chunk(b'IHDR', header), chunk(b'eXIf', turned), chunk(b'IDAT', pixels), chunk(b'IEND', b'')
+    (tmp_path / 'large.png').write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(chunks))
+    command = [sys.executable, '-c', MEASURED, tmp_path / 'large.png']
+    assert int(subprocess.run(command, check=True, **PYTHON).stdout) << 10 < 1_000_000_000
 
 
 def test_an_image_of_too_many_pixels_is_an_error():

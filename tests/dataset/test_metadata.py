@@ -3,6 +3,7 @@
 import io
 import random
 import struct
+import zipfile
 import zlib
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL.Image import Transpose
 
 import helper
 from dataset import DataError
+from dataset.source import Source
 
 # How an upright image is stored, for each EXIF orientation
 STORED = {
@@ -48,7 +50,7 @@ def segment(marker: int, content: bytes) -> bytes:
     return struct.pack('>BBH', 0xFF, marker, len(content) + 2) + content
 
 
-def with_exif(image: Image.Image, image_format: str, block: bytes, xmp=b'', before: list[bytes] = ()) -> bytes:
+def with_exif(image: Image.Image, image_format: str, block: bytes, xmp=b'', before=()) -> bytes:
     """An image file with an EXIF block and an XMP packet. before: further PNG chunks or JPEG segments."""
     if image_format == 'JPEG':
         content = saved(image, 'JPEG', quality=95, subsampling=0)
@@ -121,8 +123,8 @@ def random_block(rng: random.Random, image_format: str, value: int) -> bytes:
         entries.insert(rng.randrange(len(entries) + 1), entry(order, rng.choice(OTHER_TAGS), kind, count, (data,)))
     if image_format == 'TIFF':
         return exif_block(entries)
-    count, following = rng.choice((None, 65535, len(entries) + 1)), rng.choice((0, 8, rng.randrange(1 << 32)))
-    return exif_block(entries, order, count, following) + rng.randbytes(rng.randrange(99))
+    claimed, following = rng.choice((None, 65535, len(entries) + 1)), rng.choice((0, 8, rng.randrange(1 << 32)))
+    return exif_block(entries, order, claimed, following) + rng.randbytes(rng.randrange(99))
 
 
 def test_no_random_exif_block_turns_an_image_or_leaves_it_out():
@@ -187,3 +189,15 @@ def test_a_png_whose_end_was_never_written_is_an_error_of_one_line():
         face(content[:-20] + bytes(20))
     with pytest.raises(DataError, match='^truncated$'):
         face(content[:-12])
+
+
+@pytest.mark.parametrize('method', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_byte_of_a_zip_archive_is_noticed(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / 'images.zip', 'w', method) as archive:
+        archive.writestr('image.bmp', saved(Image.fromarray(COLORS), 'BMP'))
+    content = bytearray((tmp_path / 'images.zip').read_bytes())
+    content[100] ^= 1
+    (tmp_path / 'images.zip').write_bytes(content)
+    source = Source(tmp_path / 'images.zip')
+    with pytest.raises(Exception, match='CRC-32|decompressing'):
+        source.read(source.images[0])
