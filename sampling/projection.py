@@ -31,13 +31,15 @@ class Projection(NamedTuple):
 
 
 def find_photos(paths: list[Path]) -> list[Path]:
-    """The image files `paths`, with the sorted images in it for each folder. Raises UserError and OSError."""
+    """The image files `paths`, and in place of each folder its sorted images. Raises DataError and OSError."""
     photos = []
     for path in paths:
-        found = [path / name for name in Source(path).names] if path.is_dir() else [path]
-        if not found:
-            raise UserError(f'{path} has no images')
-        photos += found
+        if path.is_dir():
+            source = Source(path)
+            source.check_images()
+            photos += [path / image.location for image in source.images]
+        else:
+            photos.append(path)
     return photos
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 import dcgan
 from common.cli import UserError
+from dataset import DataError
 from graph.session import open_session, tf
 from sampling import projection
 from sampling.generator import PRETRAINED, Generator, draw, restored_generator
@@ -115,5 +116,5 @@ def test_a_photo_that_cannot_be_read_is_an_error_that_names_it(tmp_path, content
 
 def test_a_folder_without_photos_is_an_error_that_names_it(tmp_path):
     (tmp_path / 'notes.txt').write_text('')
-    with pytest.raises(UserError, match=f'{tmp_path} has no images'):
+    with pytest.raises(DataError, match=f'{tmp_path} contains no images'):
         find_photos([tmp_path])
