@@ -146,7 +146,7 @@ def test_a_half_copied_run_is_not_started_again(copy, tmp_path):
     for path in (copy / 'checkpoints').glob('*.index'):
         path.unlink()
     with pytest.raises(
-        cli.UserError, match='no complete checkpoint, but step 10 in log.csv and without an .index file keep-10.*: copy'
+        cli.UserError, match='but step 10 in log.csv and without an .index file keep-10.*, step-9.*: copy'
     ):
         checkpoints.find_to_resume(copy, NEWEST)
     (copy / 'log.csv').unlink()
