@@ -141,8 +141,8 @@ def first_intact(list_candidates: Callable[[], list[Checkpoint]]) -> tuple[Check
             return checkpoint, saved
         if checkpoint in list_candidates():
             damaged.append(checkpoint)
-            fallback = f', falling back to {others[0].prefix.name}' if others else ''
-            print(f'{checkpoint.prefix} is damaged{fallback}')
+            if others:
+                print(f'{checkpoint.prefix} is damaged, falling back to {others[0].prefix.name}')
     folder, names = damaged[0].prefix.parent, ', '.join(checkpoint.prefix.name for checkpoint in damaged)
     raise cli.UserError(f'{folder} has no intact checkpoint; damaged: {names}')
 
