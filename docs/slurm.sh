@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains on all nodes of a Slurm job. Run it in the project folder, on a file system that the nodes share:
 #     sbatch --nodes 4 docs/slurm.sh --batch-size 256 --run-dir runs/big
+# One node and one task work as well.
 #SBATCH --job-name=faces
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1    # number of GPUs per node

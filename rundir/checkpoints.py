@@ -117,12 +117,12 @@ def find_to_resume(run_dir: Path, step: float) -> Checkpoint | None:
         raise cli.UserError(f'{run_dir} has no checkpoint of step {step}, only of {steps}')
 
     # Perhaps not all files have been copied.
-    parts = [f'{path.name} without an .index file' for path in find_without_index(run_dir)]
-    if rows := log_csv.read_rows(run_dir):
-        parts.insert(0, f'step {rows[-1][0]} in log.csv')
-    if parts:
+    rows, names = log_csv.read_rows(run_dir), ', '.join(path.name for path in find_without_index(run_dir))
+    if rows or names:
+        found = [f'step {rows[-1][0]} in log.csv'] if rows else []
+        found += [f'without an .index file {names}'] if names else []
         raise cli.UserError(
-            f'{run_dir} has no complete checkpoint, but {" and ".join(parts)}: '
+            f'{run_dir} has no complete checkpoint, but {" and ".join(found)}: '
             'copy the missing files of checkpoints/, or choose another --run-dir to start again'
         )
     print(f'{run_dir} has no checkpoint yet: starting from the beginning')
@@ -141,8 +141,8 @@ def first_intact(list_candidates: Callable[[], list[Checkpoint]]) -> tuple[Check
             return checkpoint, saved
         if checkpoint in list_candidates():
             damaged.append(checkpoint)
-            fallback = f', falling back to {others[0].prefix.name}' if others else ''
-            print(f'{checkpoint.prefix} is damaged{fallback}')
+            if others:
+                print(f'{checkpoint.prefix} is damaged, falling back to {others[0].prefix.name}')
     folder, names = damaged[0].prefix.parent, ', '.join(checkpoint.prefix.name for checkpoint in damaged)
     raise cli.UserError(f'{folder} has no intact checkpoint; damaged: {names}')
 

@@ -23,7 +23,7 @@ FORMAT = 4
 def read_run(run_dir: Path, step: float = math.inf) -> dict:
     """The contents of run.json as of a step, with settings that are complete and valid. Raises UserError.
 
-    `changes` are those of resumed runs up to `step`, see `training.run.record_changes`; later ones are undone.
+    `changes`: see `training.run.record_changes`. Changes after `step` are undone and left out.
     """
     path = run_dir / 'run.json'
     try:

@@ -44,8 +44,8 @@ def slurm(tmp_path):
     environment = {'SLURM_JOB_ID': '12345', 'SLURM_JOB_NODELIST': 'one+two', 'SLURM_NTASKS_PER_NODE': '2'}
     environment['PATH'] = f'{tmp_path / "bin"}:{os.environ["PATH"]}'
 
-    def run(status, *flags):
-        variables = os.environ | environment | {'STATUS': str(status)}
+    def run(status, *flags, **more):
+        variables = os.environ | environment | {'STATUS': str(status)} | more
         return subprocess.run(['bash', SLURM, *flags], cwd=tmp_path, env=variables, capture_output=True, text=True)
 
     return run
@@ -64,6 +64,12 @@ def test_each_task_of_a_slurm_job_is_one_worker_of_the_same_cluster(slurm, tmp_p
     script, *flags = (tmp_path / 'arguments').read_text().splitlines()
     args = parse_arguments(flags)
     assert script == 'train.py' and args.resume and str(args.run_dir) == 'runs/with a space' and args.batch_size == 256
+
+
+def test_a_slurm_job_of_one_task_is_one_process(slurm, tmp_path, monkeypatch):
+    slurm(0, '--run-dir', 'runs/first', SLURM_JOB_NODELIST='one', SLURM_NTASKS_PER_NODE='1')
+    monkeypatch.setenv('TF_CONFIG', (tmp_path / 'configs').read_text().splitlines()[0])
+    assert from_environment(timeout=1).count == 1
 
 
 @pytest.mark.parametrize(('status', 'requeued'), [(0, False), (2, False), (75, True)])
