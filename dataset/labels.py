@@ -162,7 +162,7 @@ def read_rows(table: Table) -> Iterator[tuple[int, list[str]]]:
     # CelebA's table of attributes starts with the number of images, a table of Excel perhaps with its delimiter.
     lines = read_text(table).splitlines()
     filled = [number for number, line in enumerate(lines) if line.strip()]
-    if filled and re.fullmatch(r'\d+|sep=.', lines[filled[0]].strip()):
+    if filled and re.fullmatch(r'\d+|sep=.?', lines[filled[0]].strip()):
         del filled[0]
     start = filled[0] if filled else len(lines)
 

@@ -19,6 +19,7 @@ def file_names(folder: Path) -> list[str]:
 
 def write_archive(path: Path, good: int, bad: int = 0) -> Path:
     """Write a zip archive of `good` images of 4x4 pixels, with the values 0, 1, ..., and `bad` unreadable ones."""
+    path.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, 'w') as archive:
         for index in range(good):
             archive.writestr(f'{index:04}.png', encode(np.full((4, 4, 3), index % 256)))
