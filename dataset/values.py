@@ -6,9 +6,10 @@ from PIL import Image
 from dataset import DataError
 
 STRIP = 1 << 20  # number of pixels converted at a time, which bounds the memory
+# TIFF tags
 BITS, PHOTOMETRIC, PLANAR, COLOR_MAP, EXTRA_SAMPLES, SAMPLE_FORMAT, SUBSAMPLING = 258, 262, 284, 320, 338, 339, 530
-MAX_VALUES = 341, 281  # TIFF tags SMaxSampleValue and MaxSampleValue; the line above has more
-SIGNED = 2  # value of SAMPLE_FORMAT
+MAX_VALUES = 341, 281  # SMaxSampleValue, MaxSampleValue
+SIGNED = 2  # value of SampleFormat
 
 
 def strips(box):
@@ -113,7 +114,7 @@ def declared_maximum(tags) -> int:
 def scale_grey(image, bits: int, declared: int, transparent: int | None) -> Image.Image:
     """Scale grey of 16 or 32 bits to 8, with alpha 0 where the value is `transparent`. Raises DataError."""
     tags = image.tag_v2 if image.format == 'TIFF' else {}
-    # White is the maximum declared, otherwise the smallest of the usual ones that is not exceeded. If the brightest
+    # White is the declared maximum, otherwise the smallest of the usual ones that is not exceeded. If the brightest
     # value is less than 1/16 of that, white is unknown: 12 bits in 16, for example, would look black.
     image = image.convert('I') if image.mode == 'I;16B' else image  # another byte order, which lacks operations
     darkest, brightest = image.getextrema()

@@ -3,7 +3,6 @@
 import io
 import random
 import struct
-import zipfile
 import zlib
 
 import numpy as np
@@ -14,7 +13,6 @@ from PIL.Image import Transpose
 
 import helper
 from dataset import DataError
-from dataset.source import Source
 
 # How an upright image is stored, for each EXIF orientation
 STORED = {
@@ -189,15 +187,3 @@ def test_a_png_whose_end_was_never_written_is_an_error_of_one_line():
         face(content[:-20] + bytes(20))
     with pytest.raises(DataError, match='^truncated$'):
         face(content[:-12])
-
-
-@pytest.mark.parametrize('method', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_damaged_byte_of_a_zip_archive_is_noticed(tmp_path, method):
-    with zipfile.ZipFile(tmp_path / 'images.zip', 'w', method) as archive:
-        archive.writestr('image.bmp', saved(Image.fromarray(COLORS), 'BMP'))
-    content = bytearray((tmp_path / 'images.zip').read_bytes())
-    content[100] ^= 1
-    (tmp_path / 'images.zip').write_bytes(content)
-    source = Source(tmp_path / 'images.zip')
-    with pytest.raises(Exception, match='CRC-32|decompressing'):
-        source.read(source.images[0])
