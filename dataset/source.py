@@ -20,13 +20,13 @@ from dataset import DataError
 from dataset.zips import entry_name, open_entry, open_zip
 
 IMAGE_SUFFIXES = {
-    '.apng', '.bmp', '.dib', '.gif', '.jfif', '.jpe', '.jpeg', '.jpg', '.pbm', '.pgm', '.pjp', '.pjpeg', '.png',
-    '.pnm', '.ppm', '.tif', '.tiff', '.webp',
+    '.apng', '.bmp', '.dib', '.gif', '.jfif', '.jpe', '.jpeg', '.jpg', '.pbm', '.pfm', '.pgm', '.pjp', '.pjpeg',
+    '.png', '.pnm', '.ppm', '.tif', '.tiff', '.webp',
 }  # fmt: skip
 # First bytes of images; DOTALL, so that a dot is any byte.
 IMAGE = re.compile(
     rb'\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0'
-    rb'|P[1-6]\s+(#|\d)|II\*\0|MM\0\*',
+    rb'|P[1-6Ff]\s+(#|\d)|II[*+]\0|MM\0[*+]',
     re.DOTALL,
 )
 # Suffixes of camera raw files, which begin like TIFF files that hold only a thumbnail.
