@@ -121,7 +121,7 @@ def test_the_table_of_celeb_a_is_downloaded_before_the_archive(tmp_path, monkeyp
 def test_a_table_that_lacks_pictures_is_an_error(pictures, tmp_path):
     (tmp_path / 'table.csv').write_text('file,red\n')
     flags = f'--data {pictures} --data-dir {pictures.parent} --attributes red --attribute-table {tmp_path}/table.csv'
-    with pytest.raises(OSError, match="the attribute table lacks 60 of 60 images, first 'blue/00.png'"):
+    with pytest.raises(OSError, match="table.csv lacks 60 of 60 images, first 'blue/00.png'"):
         load_dataset(chosen(flags)[0] | {'hold_out': 'none'})
 
 
