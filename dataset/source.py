@@ -60,7 +60,7 @@ SYSTEM_FOLDERS = {
     'network trash folder', 'temporary items',
 }  # fmt: skip
 # Files that mark a folder as a run directory, or as results of `generate.py` and `evaluate.py`.
-RESULTS = {'run.json', 'generator.json', 'evaluation.json'}
+RESULTS = {'run.json', 'generator.json', 'latents.npy', 'evaluation.json'}
 # What is left out in addition to files, which are named by their suffixes.
 LINK, DATA_DIR, RESULT = 'link to a folder', '--data-dir', 'folder of results'
 MAX_KINDS = 10  # kinds of left-out files that are named
