@@ -312,6 +312,8 @@ def parse_arguments() -> Namespace:
     useless += [pair for pair in OVERRIDDEN if set(pair) <= {*given, f'format {given.get("format")}'}]
     for pair in useless:
         name, other = (flag.strip('_').replace('_', '-') for flag in pair)
+        if other == 'faces':  # no flag
+            parser.error(f'--{name} requires --interpolate')
         parser.error(f'--{name} has no effect with --{other}: leave one of them out')
 
     # Refuse contradictions.

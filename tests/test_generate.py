@@ -352,7 +352,7 @@ def test_an_exported_generator_draws_the_faces_of_its_run(trained, tmp_path):
         ('--directions 3 --format mp4', ('--format', '--directions')),
         ('--seeds 1 2 --count 4', ('--seeds', '--count')),
         ('--seeds 1 2 --latents a.npy', ('--seeds', '--latents')),
-        ('--frames 5', ('--frames', '--faces')),
+        ('--frames 5', ('--frames requires --interpolate',)),
         ('--format npz --scale 2', ('--format npz', '--scale')),
         ('--count 0', ('--count', '1 to 1000000')),
         ('--count 1000001', ('--count', '1 to 1000000')),
