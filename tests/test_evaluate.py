@@ -155,17 +155,10 @@ def test_the_pretrained_generator_is_not_compared_with_its_own_demo_faces(tmp_pa
     [
         (('nowhere', '--data', 'demo'), ('nowhere', 'no such run')),
         ((), ('--data',)),
-<<<<<<< HEAD
         (('--data', ''), ('--data: the path is empty',)),
         (('--data', 'nothing.zip'), ('nothing.zip',)),
         (('--data', 'broken.zip'), ('broken.zip', 'neither a folder nor a')),
         (('--data', 'few'), ('few are held out', '1 of the 19 faces of', 'at least 2 are needed')),
-=======
-        (('--data', ''), ('--data', 'empty')),
-        (('--data', 'nothing.zip'), ('nothing.zip',)),
-        (('--data', 'broken.zip'), ('broken.zip', 'neither a folder nor a')),
-        (('--data', 'few'), ('1 of the 19 faces of ', 'at least 2 are needed')),
->>>>>>> walks
         (('--data', 'few', '--out', 'few'), ('few is not empty', '--out')),
         (('--data', 'few', '--truncate', '0'), ('--truncate',)),
     ],
