@@ -12,6 +12,7 @@ import threading
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from config.settings import widened
 from config.sizes import resized
 from export.page import TEMPLATE, export_page, generator_data, to_float16, write_page
 from graph.session import open_session, tf
+from rundir.checkpoints import Checkpoint
 from sampling.generator import PRETRAINED, Generator, draw_faces
 from sampling.latents import interpolate, sample_latents
 from systems import SYSTEMS, Layer
@@ -78,7 +80,7 @@ def random_generator(system):
                 value = np.exp(value / 2)
             values[variable.initial_value] = value
         session.run(tf.global_variables_initializer(), values)
-        yield Generator(system, session, z, images)
+        yield Generator(Checkpoint(0, Path('random-0')), system, session, z, images)
 
 
 def random_latents(generator, count):
