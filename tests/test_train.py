@@ -331,8 +331,9 @@ def test_a_run_goes_back_to_a_named_step_and_sets_later_ones_aside(copy, tmp_pat
     assert str(aside) in result.stdout
 
 
-def test_a_run_without_a_checkpoint_starts_from_the_beginning(copy, tmp_path):
+def test_a_run_that_ended_before_its_first_step_starts_from_the_beginning(copy, tmp_path):
     shutil.rmtree(copy / 'checkpoints')
+    (copy / 'log.csv').unlink()
     result = run_command('train.py', '--run-dir', copy, '--resume', '--steps', 2, cwd=tmp_path)
     assert result.returncode == 0 and len(read_log(copy)) == 2
 
@@ -374,7 +375,6 @@ BAD_ARGUMENTS = {
     '--batch-size 0': '--batch-size',
     '--precision fp16': '--precision',
     '--resume': '--run-dir',
-    '--run-dir . --resume': 'run.json',
     '--run-dir x --resume ²': '--resume',
     '--gif': '--run-dir',
     '--gif --run-dir .': 'has no grids',
@@ -392,8 +392,8 @@ def test_bad_arguments_end_in_one_line_and_write_nothing(tmp_path, arguments):
 
 
 def test_what_a_run_is_made_of_cannot_change_when_it_is_resumed(copy, tmp_path):
-    result = run_command('train.py', '--run-dir', copy, '--resume', '--batch-size', 4, cwd=tmp_path)
-    assert_one_line(result, '--batch-size is 8 in this run')
+    result = run_command('train.py', '--run-dir', copy, '--resume', '--latent-size', 4, cwd=tmp_path)
+    assert_one_line(result, '--latent-size is 100 in this run', '--init-from')
 
 
 def test_without_celeb_a_the_error_names_the_demo(tmp_path):
@@ -449,5 +449,6 @@ def test_a_run_begins_with_the_weights_of_another_and_needs_it_no_more(copy, pic
     after = tf.train.NewCheckpointReader(str(tmp_path / 'run' / 'checkpoints' / 'step-2'))
     np.testing.assert_array_equal(after.get_tensor('discriminator/layer1/conv2d/kernel'), before)
     shutil.rmtree(tmp_path / 'run' / 'checkpoints')
+    (tmp_path / 'run' / 'log.csv').unlink()
     result = run_command('train.py', *flags, '--steps', 2, cwd=tmp_path)
     assert_one_line(result, f'{other}: no such run directory or checkpoint')
