@@ -120,7 +120,7 @@ def find_to_resume(run_dir: Path, step: float) -> Checkpoint | None:
     rows, names = log_csv.read_rows(run_dir), ', '.join(path.name for path in find_without_index(run_dir))
     if rows or names:
         found = [f'step {rows[-1][0]} in log.csv'] if rows else []
-        found += [f'without an .index file {names}'] if names else []
+        found += [f'data files without an .index file ({names})'] if names else []
         raise cli.UserError(
             f'{run_dir} has no complete checkpoint, but {" and ".join(found)}: '
             'copy the missing files of checkpoints/, or choose another --run-dir to start again'
