@@ -150,7 +150,7 @@ def test_a_half_copied_run_is_not_started_again(copy, tmp_path):
     ):
         checkpoints.find_to_resume(copy, NEWEST)
     (copy / 'log.csv').unlink()
-    with pytest.raises(cli.UserError, match='no complete checkpoint, but data files without an .index file .keep-10.data'):
+    with pytest.raises(cli.UserError, match='but data files without an .index file .keep-10.data'):
         checkpoints.find_to_resume(copy, NEWEST)
     assert len(list((copy / 'checkpoints').iterdir())) == 5
 
