@@ -21,7 +21,7 @@ faces: $(STAMP)  ## draw ten faces with the pretrained generator
 notebook: $(STAMP)  ## run dcgan.ipynb and store its outputs (about four minutes on 2 cores)
 	$(VENV)/bin/jupyter execute --inplace dcgan.ipynb
 
-test: $(STAMP)  ## run the tests (about 7 minutes on 2 cores)
+test: $(STAMP)  ## run the tests (about 6 minutes on 2 cores)
 	$(RUN) -m pytest
 
 coverage: $(STAMP)  ## run the tests and report uncovered lines
