@@ -38,8 +38,8 @@ def match(initial: dict, weights: set[str], saved) -> tuple[dict, dict[str, str]
     shapes = saved.get_variable_to_shape_map()
     values: dict = {}
     missing: dict[str, str] = {}
-    fits = {name: shapes.get(name) == tensor.shape.as_list() for name, tensor in initial.items()}
-    unfit_layers = {layer_of(name) for name in initial if is_kernel(name) and not fits[name]}
+    kernels = {name: tensor for name, tensor in initial.items() if is_kernel(name)}
+    unfit_layers = {layer_of(name) for name, kernel in kernels.items() if shapes.get(name) != kernel.shape.as_list()}
     for name, tensor in initial.items():
         if layer_of(name) in unfit_layers and not is_kernel(name):
             continue

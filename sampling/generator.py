@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +69,7 @@ def draw(session, z, images, latents):
 def restored_generator(path: Path):
     """Yield the Generator of `path` (see `checkpoints.locate`), with averaged weights if any. Raises UserError."""
     run_dir, found, saved = checkpoints.find(path)
-    system = replace(system_of_run(read_run(run_dir)), precision='fp32')  # even if it was trained in bfloat16
+    system = system_of_run(read_run(run_dir))
     with tf.Graph().as_default(), open_session() as session:
         z = tf.placeholder(tf.float32, [None, system.z_dim], 'input_z')
         images = dcgan.generator(system, z, training=False)
