@@ -168,7 +168,7 @@ def initialize(session, model: TrainingGraph, run: Run, replica: Replica) -> int
     """
     values, init_from = {}, run.settings['init_from']
     if init_from and not run.checkpoint and replica.is_chief:
-        values = initial_values(Path(init_from), model.graph, dcgan.frozen_scopes(run.system))
+        values = initial_values(Path(init_from), model.graph, run.system, dcgan.frozen_scopes(run.system))
     model.initialize(session, run.dataset.faces, values)
     if run.checkpoint:
         checkpoints.restore(session, model.saver, run.checkpoint)

@@ -2,20 +2,30 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from common import cli
-from graph.names import AVERAGE
+from graph.names import AVERAGE, layer_scope
 from graph.session import tf
 from rundir import checkpoints
+from rundir.run_json import read_run, system_of_run
+from systems import System
 
 
-def initial_values(path: Path, graph, frozen: tuple[str, ...]) -> dict:
+def initial_values(path: Path, graph, system: System, frozen: tuple[str, ...]) -> dict:
     """The values that a checkpoint has for the variables of `graph`, by the initial-value tensors they replace.
 
     path: a run directory or a checkpoint. frozen: scopes of weights that are not trained, and so must be found.
     Copies weights, moving averages and batch norm statistics, but neither the optimisers' state nor the global step.
     Prints what is copied. Raises UserError if no layer fits, or not all of the frozen ones.
     """
-    _, (_, prefix), saved = checkpoints.find(path)
+    run_dir, (_, prefix), reader = checkpoints.find(path)
+    saved = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    attributes = system_of_run(read_run(run_dir)).attributes
+    for name, axis in attribute_axes(system).items():
+        for each in (name, name + AVERAGE):
+            if each in saved:
+                saved[each] = for_attributes(saved[each], axis, attributes, system.attributes)
     with graph.as_default():
         variables = tf.global_variables('generator/') + tf.global_variables('discriminator/')
         initial = {variable.op.name: variable.initial_value for variable in variables}
@@ -29,26 +39,47 @@ def initial_values(path: Path, graph, frozen: tuple[str, ...]) -> dict:
     return values
 
 
-def match(initial: dict, weights: set[str], saved) -> tuple[dict, dict[str, str]]:
+def attribute_axes(system: System) -> dict[str, int]:
+    """The variables with an entry for each attribute, and the axis along which these are the last entries."""
+    first, last = layer_scope('generator', 1), layer_scope('discriminator', len(system.discriminator))
+    return {f'{first}/dense/kernel': 0, f'{last}/dense/kernel': 1, f'{last}/bias': 0}
+
+
+def for_attributes(value: np.ndarray, axis: int, old: tuple[str, ...], new: tuple[str, ...]) -> np.ndarray:
+    """Replace the last entries of `value` along `axis`, one for each of the attributes `old`, by entries for `new`.
+
+    An attribute that is not in `old` gets zeros: at first it has no effect.
+    """
+    length = value.shape[axis]
+    others, *entries = np.split(value, range(length - len(old), length), axis)
+    by_name, zeros = dict(zip(old, entries, strict=True)), np.zeros_like(others.take([0], axis))
+    return np.concatenate([others, *(by_name.get(name, zeros) for name in new)], axis)
+
+
+def match(initial: dict, weights: set[str], saved: dict) -> tuple[dict, dict[str, str]]:
     """Values for the variables whose name and shape the checkpoint `saved` has, and why other weights are missing.
 
     initial: tensors of initial values by variable. A layer whose kernel does not fit is left out whole. A moving
     average that was not saved is replaced by the weight.
     """
-    shapes = saved.get_variable_to_shape_map()
     values: dict = {}
     missing: dict[str, str] = {}
     kernels = {name: tensor for name, tensor in initial.items() if is_kernel(name)}
-    unfit_layers = {layer_of(name) for name, kernel in kernels.items() if shapes.get(name) != kernel.shape.as_list()}
+    unfit_layers = {layer_of(name) for name, kernel in kernels.items() if not fits(saved.get(name), kernel)}
     for name, tensor in initial.items():
         if layer_of(name) in unfit_layers and not is_kernel(name):
             continue
-        source = name if name in shapes else name.removesuffix(AVERAGE)
-        if shapes.get(source) == tensor.shape.as_list():
-            values[tensor] = saved.get_tensor(source)
+        source = name if name in saved else name.removesuffix(AVERAGE)
+        if fits(saved.get(source), tensor):
+            values[tensor] = saved[source]
         elif name in weights:
-            missing[name] = 'other shape' if source in shapes else 'not there'
+            missing[name] = 'other shape' if source in saved else 'not there'
     return values, missing
+
+
+def fits(value: np.ndarray | None, tensor) -> bool:
+    """Whether there is a saved value, with the shape of the tensor."""
+    return value is not None and list(value.shape) == tensor.shape.as_list()
 
 
 def report(missing: dict[str, str], weights: set[str]) -> str:

@@ -1,5 +1,7 @@
 """What a new run takes of another one, variable by variable."""
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import chosen, cut
@@ -10,18 +12,20 @@ from common import cli
 from graph.replica import Replica
 from graph.session import open_session, tf
 from rundir import checkpoints
+from rundir.run_json import write_run
 from rundir.transfer import initial_values
 from sampling.generator import PRETRAINED
 
 WIDTH = '--width 0.05'
 
 
-@pytest.fixture(scope='module')
-def other(tmp_path_factory):
-    """A run with a checkpoint of random values."""
-    path = tmp_path_factory.mktemp('other')
+def random_run(path, flags=''):
+    """A run directory with a checkpoint of random values."""
     (path / 'checkpoints').mkdir()
-    model = train.build_graph(chosen(WIDTH)[0], Replica())
+    settings, system = chosen(f'{WIDTH} {flags}')
+    combinations = {'combinations': '1' * len(system.attributes)} if system.attributes else {}
+    write_run(path, settings, {'images': 1, 'data_digest': ''} | combinations, [])
+    model = train.build_graph(settings, Replica())
     with open_session(model.graph) as session:
         rng = np.random.default_rng(0)
         with model.graph.as_default():
@@ -35,10 +39,17 @@ def other(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope='module')
+def other(tmp_path_factory):
+    """An unconditional run."""
+    return random_run(tmp_path_factory.mktemp('other'))
+
+
 def begin(path, flags, frozen=()) -> dict:
     """The variables, by name, of a run that begins with the weights of another."""
-    model = train.build_graph(chosen(f'{WIDTH} {flags}')[0], Replica())
-    values = initial_values(path, model.graph, frozen)
+    settings, system = chosen(f'{WIDTH} {flags}')
+    model = train.build_graph(settings, Replica())
+    values = initial_values(path, model.graph, system, frozen)
     with open_session(model.graph) as session:
         session.run(model.initializer, values)
         with model.graph.as_default():
@@ -81,6 +92,38 @@ def test_what_does_not_fit_is_named_and_starts_at_random(other, capsys):
     np.testing.assert_array_equal(variables[name], values.get_tensor(name))
 
 
+WITH_ATTRIBUTES = {
+    'generator/layer1/dense/kernel': 0,
+    'generator/layer1/dense/kernel/ExponentialMovingAverage': 0,
+    'discriminator/layer4/dense/kernel': 1,
+    'discriminator/layer4/bias': 0,
+}  # and the axis along which each attribute has an entry
+
+
+def test_a_conditional_network_starts_as_an_unconditional_one(other, capsys):
+    variables, values = begin(other, '--attributes Smiling Male Young'), saved(other)
+    assert capsys.readouterr().out.endswith('/step-7: generator copied; discriminator copied\n')
+    for name, axis in WITH_ATTRIBUTES.items():
+        copied, attributes = np.split(variables[name], [-3], axis)
+        np.testing.assert_array_equal(copied, values.get_tensor(name))
+        assert attributes.shape[axis] == 3 and not attributes.any()
+
+
+def test_attributes_are_taken_by_name(tmp_path, capsys):
+    conditional = random_run(tmp_path, '--attributes Smiling Male Young')
+    variables, values = begin(conditional, '--attributes Bangs Young Smiling'), saved(conditional)
+    assert capsys.readouterr().out.endswith('/step-7: generator copied; discriminator copied\n')
+    for name, axis in WITH_ATTRIBUTES.items():
+        others, smiling, _, young = np.split(values.get_tensor(name), [-3, -2, -1], axis)
+        expected = np.concatenate([others, np.zeros_like(young), young, smiling], axis)
+        np.testing.assert_array_equal(variables[name], expected)
+
+    # An unconditional network leaves them out.
+    variables = begin(conditional, '')
+    for name, axis in WITH_ATTRIBUTES.items():
+        np.testing.assert_array_equal(variables[name], np.split(values.get_tensor(name), [-3], axis)[0])
+
+
 def test_nothing_that_fits_is_an_error(other):
     with pytest.raises(cli.UserError, match='--init-from: no layer of .*step-7 fits'):
         begin(other, '--width 0.1 --channels 1')
@@ -94,13 +137,11 @@ def test_a_layer_that_is_not_taken_cannot_be_frozen(other):
 
 
 def test_a_damaged_checkpoint_is_an_error(other, tmp_path):
-    (tmp_path / 'checkpoints').mkdir()
-    for path in (other / 'checkpoints').iterdir():
-        (tmp_path / 'checkpoints' / path.name).write_bytes(path.read_bytes())
-    (data,) = tmp_path.glob('checkpoints/*.data*')
+    copy = shutil.copytree(other, tmp_path / 'copy')
+    (data,) = copy.glob('checkpoints/*.data*')
     cut(data)
     with pytest.raises(cli.UserError, match='damaged: step-7'):
-        begin(tmp_path, '')
+        begin(copy, '')
 
 
 @pytest.mark.parametrize('flags', ['', '--r1 1 --r1-every 1'])
