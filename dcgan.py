@@ -8,7 +8,7 @@ import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from graph.augment import augment, flip
+from graph.augment import adapt, augment, flip
 from graph.layers import batch_norm, bias, conv2d, conv2d_transpose, dense, dropout
 from graph.names import layer_scope
 from graph.random import random_uniform
@@ -260,9 +260,11 @@ def model_opt(system: System, batch: Batch, learning_rate, ema=None):
     with tf.variable_scope('g_optimizer'):
         g_train_opt = minimize(system, g_loss, learning_rate, tf.trainable_variables('generator/'))
 
-    # (3) Count the step, and update the moving average of G's weights.
+    # (3) Count the step, adapt the augmentation, and update the moving average of G's weights.
     with tf.control_dependencies([d_train_opt, g_train_opt]):
-        counted = global_step.assign_add(1)
+        adapted = adapt(system, batch.losses.d_real) if system.augment_target else tf.no_op()
+        with tf.control_dependencies([adapted]):
+            counted = global_step.assign_add(1)
     with tf.control_dependencies([counted]):
         return ema.apply(tf.trainable_variables('generator/')) if ema else tf.no_op()
 

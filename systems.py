@@ -103,6 +103,8 @@ class System:
     flip: float = setting(0.0, FRACTION, 'data', 'probability of mirroring a real image', changeable=True, older=0.0)
     augment: str = setting('none', AUGMENTS, 'objective', changeable=True, older='none',
         help="augmentation of the discriminator's input")  # fmt: skip
+    augment_target: float = setting(0.0, FRACTION, 'objective', older=0.0,
+        help='adapt the probability of augmentation: mean(sign(D(x) - 1/2)) becomes X; 0: augment all')  # fmt: skip
     instance_noise: float = setting(0.0, number(float, 0, 10), 'objective', changeable=True, older=0.0,
         help="stddev of noise on D's input")  # fmt: skip
     # Steps and optimisers. Ours: the order of updates, as in Goodfellow et al. (2014).

@@ -169,6 +169,10 @@ def contradictions(settings: dict) -> Iterator[str]:
     if settings['freeze_discriminator'] and not settings['init_from']:
         yield '--freeze-discriminator requires --init-from (otherwise random layers would be frozen)'
 
+    # Augmentation.
+    if settings['augment_target'] and settings['augment'] == 'none':
+        yield '--augment-target requires --augment'
+
     # Labels.
     if settings['objective'] != 'standard':
         for name in ('real_label', 'fake_label', 'wanted_label', 'label_noise'):

@@ -7,11 +7,14 @@ to draw unchanged images.
 import math
 
 from graph.random import random_normal, random_uniform
+from graph.replica import current_replica
 from graph.session import tf
 
 # Strengths of Zhao et al. (2020), as fractions of the side.
 MAX_SHIFT = 1 / 8
 CUTOUT = 1 / 2
+# Images until an adaptive probability has risen from 0 to 1 (Karras et al., 2020, when they start from a trained run).
+RISE = 100_000
 
 
 def uniform(images, low, high):
@@ -60,12 +63,34 @@ def cutout(images):
 def augment(system, images):
     """Augment the images (N, H, W, C), -1..1. The discriminator sees the result in every pass.
 
-    system.augment: steps of differentiable augmentation, in order (Zhao et al., 2020, arXiv:2006.10738).
+    system.augment: steps of differentiable augmentation, in order (Zhao et al., 2020, arXiv:2006.10738), each applied
+    to an image with the probability of `adaptive_probability`, or to all images if it is not adaptive.
     system.instance_noise: standard deviation of normal noise (Soenderby et al., 2017, arXiv:1610.04490).
     """
     steps = {'color': color, 'translation': translation, 'cutout': cutout}
     for name in system.augment.split('-') if system.augment != 'none' else ():
-        images = steps[name](images)
+        changed = steps[name](images)
+        if system.augment_target:
+            changed = tf.where_v2(uniform(images, 0, 1) < adaptive_probability(), changed, images)
+        images = changed
     if system.instance_noise:
         images += system.instance_noise * random_normal(tf.shape(images), 'instance_noise')
     return images
+
+
+def adaptive_probability():
+    """The variable with the probability of each augmentation, 0 at first."""
+    with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+        return tf.get_variable('augment_probability', [], initializer=tf.zeros_initializer(), trainable=False)
+
+
+def adapt(system, d_real):
+    """An operation that adapts the probability to D(x), `d_real` (N, 1) (Karras et al., 2020, arXiv:2006.06676).
+
+    It rises while the discriminator is ahead, which is when mean(sign(D(x) - 1/2)) exceeds system.augment_target: of
+    the real images of a batch, more than (1 + target) / 2 are judged as real.
+    """
+    probability = adaptive_probability()
+    (ahead,) = current_replica().mean([tf.reduce_mean(tf.sign(d_real - 0.5))])
+    change = tf.sign(ahead - system.augment_target) * system.batch_size / RISE
+    return probability.assign(tf.clip_by_value(probability + change, 0.0, 1.0))

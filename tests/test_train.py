@@ -80,7 +80,10 @@ def test_a_run_is_trained_by_a_function(tmp_path, capsys):
     assert re.findall(r'step (\d+): discriminator loss', capsys.readouterr().out) == ['3', '6']
 
 
-@pytest.mark.parametrize('more', ['--augment color-translation-cutout', '--augment translation --xla'])
+@pytest.mark.parametrize(
+    'more',
+    ['--augment color-translation-cutout', '--augment translation --xla', '--augment translation --augment-target 0.1'],
+)
 def test_steps_in_one_call_are_those_of_one_call_each(tmp_path, few_layers, more):
     # Everything that draws random numbers, and what is not done in each step.
     flags = '--system sharma --batch-size 4 --steps 11 --samples 4 --sample-every 9 --label-noise 0.1'

@@ -32,13 +32,14 @@ OTHER = {
     'learning_rate_decay': 0.1, 'optimizer': 'rmsprop', 'beta1': 0.0,
     'clip_value': 1.0, 'real_label': 0.7, 'fake_label': 0.1, 'wanted_label': 0.7, 'label_noise': 0.1, 'flip': 0.5,
     'objective': 'relativistic', 'discriminator_batch_norm': False, 'r1': 0.5, 'r1_every': 8,
-    'augment': 'translation', 'instance_noise': 0.1, 'update_order': 'simultaneous', 'latent_size': 7,
+    'augment': 'translation', 'augment_target': 0.6, 'instance_noise': 0.1, 'update_order': 'simultaneous',
+    'latent_size': 7,
     'latent': 'normal', 'leaky_slope': 0.3, 'dropout': 0.3, 'weight_stddev': 0.0, 'ema': 0.5, 'precision': 'bf16',
     'crop': 99, 'samples': 9, 'channels': 1, 'image_size': 32,
     'init_from': '/elsewhere', 'freeze_discriminator': 1,
 }  # fmt: skip
 # Flags without which another is refused.
-NEEDED = {'freeze_discriminator': ['--init-from=/elsewhere']}
+NEEDED = {'freeze_discriminator': ['--init-from=/elsewhere'], 'augment_target': ['--augment=translation']}
 SCHEDULE = {'epochs': 7, 'steps': 7, 'sample_every': 7, 'sample_epochs': 7}
 
 
@@ -126,6 +127,7 @@ def test_resume_means_the_newest_checkpoint_or_one_of_a_step():
         ('--freeze-discriminator 1', '--freeze-discriminator requires --init-from'),
         ('--freeze-discriminator 4 --init-from x', 'at most 3 of 4 layers'),
         ('--objective relativistic --real-label 0.8', '--real-label has no effect with --objective relativistic'),
+        ('--augment-target 0.6', '--augment-target requires --augment'),
         ('--attribute-table x.csv', '--attribute-table requires --attributes'),
         ('--attributes Male Young Male', '--attributes: a name is given twice'),
         ('--sample-every 9 --sample-epochs 9', '--sample-every and --sample-epochs: use one of them'),
@@ -150,7 +152,7 @@ def test_what_a_run_is_made_of_is_fixed():
         was = 'not set' if saved[name] is None else re.escape(str(saved[name]))
         with pytest.raises(cli.UserError, match=f'^{flag(name)} is {was} in this run.*--init-from'):
             choose_settings(given, saved)
-        needed = {'freeze_discriminator': {'init_from': '/elsewhere'}}
+        needed = {'freeze_discriminator': {'init_from': '/elsewhere'}, 'augment_target': {'augment': 'translation'}}
         assert choose_settings(given, saved | {name: value} | needed.get(name, {}))[name] == value
 
 

@@ -104,6 +104,27 @@ def test_a_policy_makes_its_changes_in_order(sample):
     assert (results == 0).mean() > 0.1
 
 
+@pytest.mark.parametrize('probability', [0, 0.3, 1])
+def test_an_adaptive_augmentation_changes_images_with_its_probability(sample, monkeypatch, probability):
+    monkeypatch.setattr(augment, 'adaptive_probability', lambda: tf.constant(probability, tf.float32))
+    system = replace(OREILLY, augment='color', augment_target=0.6)
+    changed = (sample(lambda images: augment.augment(system, images)) != FACE).any(axis=(1, 2, 3))
+    np.testing.assert_allclose(changed.mean(), probability, atol=0.092 * (0 < probability < 1))  # 4 standard deviations
+
+
+def test_the_probability_rises_while_the_discriminator_is_ahead_and_falls_otherwise():
+    system = replace(OREILLY, augment='color', augment_target=0.6, batch_size=30_000)
+    d_real = tf.placeholder(tf.float32, [None, 1])
+    probability, adapted = augment.adaptive_probability(), augment.adapt(system, d_real)
+    # mean(sign(D(x) - 1/2)) is 0.8 and 0.4: nine and seven of ten real images are judged as real.
+    ahead, behind = ([[0.9]] * right + [[0.2]] * (10 - right) for right in (9, 7))
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        values = [session.run(probability)]
+        values += [session.run(adapted, {d_real: scores}) for scores in [behind, *[ahead] * 4, behind]]
+    np.testing.assert_allclose(values, [0, 0, 0.3, 0.6, 0.9, 1, 0.7], atol=1e-6)
+
+
 def test_changes_depend_on_the_step(sample):
     now, again, later = np.split(sample(augment.translation, 20, steps=(3, 3, 4)), 3)
     np.testing.assert_array_equal(now, again)
