@@ -2,13 +2,14 @@
 
 python generate.py                         ten faces of 28x28 pixels, drawn by a pretrained generator
 python generate.py --size 64               ten faces of 64x64 pixels
+python generate.py --with Smiling Eyeglasses --without Male
+python generate.py --attribute-grid 4      four faces with each attribute
 python generate.py --count 1000 --seed 1 --out faces1000
 python generate.py --interpolate 5         a walk through five faces; 3,8,12 instead of 5: through these
 python generate.py --project photo.jpg     the face nearest to a photo, and its latent
 python generate.py --latents faces/latents.npy --directions 6
 python generate.py --arithmetic '3,8,12 - 5,9,1 + 7,2,4'
 python generate.py --checkpoint runs/NAME  faces of your own run
-python generate.py --checkpoint runs/NAME --with Smiling --without Male    if it was trained with --attributes
 """
 
 import contextlib
@@ -34,7 +35,7 @@ from export.formats import FORMATS, export_generator
 from export.page import export_page
 from sampling import directions, pictures
 from sampling.conditions import Conditions
-from sampling.generator import PRETRAINED_BY_SIZE, Generator, restored_generator
+from sampling.generator import PRETRAINED_ATTRIBUTES, PRETRAINED_BY_SIZE, Generator, restored_generator
 from sampling.latents import MAX_FACES, STEPS_PER_LEG, faces_of_walk, interpolate, load_latents, sample_latents
 from sampling.projection import CANDIDATES, find_photos, project, read_photo
 from systems import System
@@ -273,7 +274,8 @@ def make_parser() -> cli.Parser:
     add('--seeds', type=cli.number(int, 0, 2**63), nargs='+', metavar='N', help='the first face of each of these seeds')
     add('--latents', type=cli.path, nargs='+', metavar='FILE', help='.npy files of latents, instead of --seed, --count')
     add('--truncate', type=cli.number(float, 0, 1, exclusive=True), help='scale of the latents; < 1: typical faces (1)')
-    add('--with', dest='with_', nargs='+', metavar='NAME', help='attributes that the faces have (conditional runs)')
+    add('--with', dest='with_', nargs='+', metavar='NAME',
+        help=f'attributes that the faces have; pretrained: {", ".join(PRETRAINED_ATTRIBUTES)}')  # fmt: skip
     add('--without', nargs='+', metavar='NAME', help='attributes that the faces do not have')
     add = parser.add_argument_group('instead of single faces').add_argument
     add('--interpolate', type=faces_of_walk, metavar='N', help='walk through the first N faces, or by index: 3,8,12')

@@ -21,6 +21,9 @@ from systems import System
 
 PRETRAINED = Path(__file__).parent.parent / 'pretrained'
 PRETRAINED_BY_SIZE = {28: PRETRAINED, 64: PRETRAINED / '64'}  # run directories by image size, pixels
+PRETRAINED_ATTRIBUTES = (
+    'Smiling', 'Male', 'Young', 'Eyeglasses', 'Blond_Hair', 'Black_Hair', 'Bangs', 'No_Beard', 'Wearing_Hat',
+)  # fmt: skip
 PIXELS_PER_RUN = 64 * 28 * 28  # limit for a session run: the layers of a 128x128 network are large
 
 

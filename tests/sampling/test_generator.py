@@ -7,11 +7,12 @@ from conftest import celeb_a, run_command
 import helper
 from common.cli import UserError
 from graph.session import tf
+from metrics import features
 from metrics.swd import swd
 from rundir import checkpoints
 from rundir.run_json import read_run
 from sampling import generator
-from sampling.generator import PRETRAINED, PRETRAINED_BY_SIZE, restored_generator
+from sampling.generator import PRETRAINED, PRETRAINED_ATTRIBUTES, PRETRAINED_BY_SIZE, restored_generator
 from sampling.latents import STEPS_PER_LEG, interpolate, sample_latents
 
 
@@ -92,11 +93,11 @@ def test_runs_of_other_systems_draw_faces_and_interpolations(tmp_path, pictures,
     ('size', 'mebibytes', 'parameters'),
     [
         # kernels, gamma and beta, biases, and two moving averages for each of the normalised channels
-        (28, 7, 100 * 7 * 7 * 256 + 4 * 4 * (256 * 128 + 128 * 3) + 3 + 4 * (256 + 128)),
+        (28, 7, 109 * 7 * 7 * 256 + 4 * 4 * (256 * 128 + 128 * 3) + 3 + 4 * (256 + 128)),
         (
             64,
             14,
-            100 * 4 * 4 * 512 + 4 * 4 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 3) + 3 + 4 * (512 + 256 + 128 + 64),
+            109 * 4 * 4 * 512 + 4 * 4 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 3) + 3 + 4 * (512 + 256 + 128 + 64),
         ),
     ],
 )
@@ -106,6 +107,32 @@ def test_a_pretrained_generator_is_small_and_nothing_but_a_generator(size, mebib
     tensors = load_checkpoint(PRETRAINED_BY_SIZE[size])
     assert sum(tensor.size for tensor in tensors.values()) == parameters
     assert all(name.startswith('generator/') and np.isfinite(tensor).all() for name, tensor in tensors.items())
+
+
+def seen_attributes(faces):
+    """The share of faces on which the feature network sees each attribute, by name."""
+    with np.load(features.WEIGHTS) as saved:
+        return dict(zip(saved['attributes'], (features.extract(faces)[1] > 0.5).mean(axis=0), strict=True))
+
+
+@pytest.mark.parametrize('size', PRETRAINED_BY_SIZE)
+def test_a_pretrained_generator_draws_attributes_that_are_asked_for(size):
+    with restored_generator(PRETRAINED_BY_SIZE[size]) as restored:
+        assert restored.system.attributes == PRETRAINED_ATTRIBUTES
+        for name in PRETRAINED_ATTRIBUTES:
+            with_it, without_it = (
+                np.concatenate(list(restored.draw_samples(50, 0, wanted={name: value}))) for value in (True, False)
+            )
+            right = seen_attributes(with_it)[name] + 1 - seen_attributes(without_it)[name]
+            assert right / 2 > 0.7, name
+
+
+@pytest.mark.parametrize('size', PRETRAINED_BY_SIZE)
+def test_pretrained_faces_have_attributes_as_often_as_celebrities(size):
+    shares = seen_attributes(draw_faces(PRETRAINED_BY_SIZE[size], 500))
+    # The shares in all of CelebA's table (Liu et al., 2015).
+    for name, share in {'Smiling': 0.48, 'Male': 0.42, 'Young': 0.77, 'Eyeglasses': 0.07, 'Blond_Hair': 0.15}.items():
+        assert abs(shares[name] - share) < 0.12, name
 
 
 @pytest.mark.parametrize('size', PRETRAINED_BY_SIZE)
