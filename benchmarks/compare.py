@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py --data PATH --minutes 4 --keep DIR --base '--precision fp32' '--flip 0.5' '--ema 0'
     python benchmarks/compare.py --data PATH --minutes 3 6 12 '--system recommended' '--system recommended --r1 0'
-    python benchmarks/compare.py --data PATH --minutes 20 --base '--system recommended64' --pytorch PYTHON \
+    python benchmarks/compare.py --data PATH --minutes 20 --base '--system recommended64' --pytorch PYTHON \\
         'pytorch_examples --batch-size 32' 'pytorch_examples --batch-size 128' --picture minutes.png
 
 Trains with the base settings, and with each variant: a string of flags of train.py in addition to the base's. Prints a
