@@ -10,16 +10,12 @@ Figures are medians (minimum to maximum), and ratios are medians of the ratios w
 """
 
 import argparse
-import datetime
 import io
 import itertools
-import os
-import platform
 import statistics
 import sys
 import time
 import zipfile
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import published as recipe
-from timing import in_own_process, milliseconds_per_step, spread
+from timing import in_own_process, machine, milliseconds_per_step, spread
 
 from common import cli
 from graph.session import has_fast_bfloat16, tf
@@ -130,15 +126,6 @@ def make_jpegs() -> io.BytesIO:
 
 
 # --- The table
-
-
-def machine() -> str:
-    """The processor, its cores, the version of TensorFlow, and the date."""
-    model = platform.processor() or platform.machine()
-    if Path('/proc/cpuinfo').exists():
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        model = next((line.split(': ')[1] for line in lines if line.startswith('model name')), model)
-    return f'{model}, {os.cpu_count()} cores, TensorFlow {version("tensorflow")}, {datetime.date.today()}'
 
 
 def main() -> None:

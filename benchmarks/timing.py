@@ -1,12 +1,15 @@
-"""What speed.py and host.py share: timed training, a process for each measurement, figures as text."""
+"""What the benchmarks share: timed training, a process for each measurement, the machine and figures as text."""
 
 import contextlib
+import datetime
 import multiprocessing
 import os
+import platform
 import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
 
@@ -62,3 +65,12 @@ def milliseconds_per_step(flags: str, steps: int, warm_up: int) -> float:
 def spread(values, form: str = '{:.0f}') -> str:
     """The median of some values (minimum to maximum)."""
     return f'{form.format(statistics.median(values))} ({form.format(min(values))} to {form.format(max(values))})'
+
+
+def machine() -> str:
+    """The processor, its cores, the version of TensorFlow, and the date."""
+    model = platform.processor() or platform.machine()
+    if Path('/proc/cpuinfo').exists():
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        model = next((line.split(': ')[1] for line in lines if line.startswith('model name')), model)
+    return f'{model}, {os.cpu_count()} cores, TensorFlow {version("tensorflow")}, {datetime.date.today()}'
