@@ -12,11 +12,13 @@ import generate
 import helper
 from common.cli import UserError
 from export import page
+from rundir.run_json import read_run, system_of_run
 from sampling import generator, projection
 from sampling.generator import PRETRAINED, draw_faces, restored_generator
 from sampling.latents import STEPS_PER_LEG, sample_latents
 from sampling.pictures import LABEL_HEIGHT
-from systems import SYSTEMS
+
+PRETRAINED_SYSTEM = system_of_run(read_run(PRETRAINED))
 
 
 def drawn_faces(checkpoint, count, seed=0, truncate=1.0):
@@ -165,7 +167,7 @@ def generate_here(monkeypatch, *args):
 def test_latents_in_files_draw_their_faces_again(tmp_path):
     assert run_command('generate.py', '--count', 4, '--out', 'four', cwd=tmp_path).returncode == 0
     latents = np.load(tmp_path / 'four' / 'latents.npy')
-    np.testing.assert_array_equal(latents, sample_latents(SYSTEMS['oreilly'], np.random.default_rng(0), 4))
+    np.testing.assert_array_equal(latents, sample_latents(PRETRAINED_SYSTEM, np.random.default_rng(0), 4))
     np.save(tmp_path / 'last.npy', latents[3])
     files = '--latents', 'last.npy', 'four/latents.npy'
     result = run_command('generate.py', *files, '--truncate', 0.7, '--out', 'five', cwd=tmp_path)
@@ -177,12 +179,12 @@ def test_latents_in_files_draw_their_faces_again(tmp_path):
     result = run_command('generate.py', '--seeds', 4, 5, '--interpolate', '0,2', cwd=tmp_path)
     assert_one_line(result, 'the first 3 faces are needed, but --seeds has 2')
     np.save(tmp_path / 'other.npy', latents[:, :64])
-    assert_one_line(run_command('generate.py', '--latents', 'other.npy', cwd=tmp_path), 'other.npy', '100', '4x64')
+    assert_one_line(run_command('generate.py', '--latents', 'other.npy', cwd=tmp_path), 'other.npy', '109', '4x64')
     assert names_in(tmp_path) == ['five', 'four', 'last.npy', 'other.npy']
 
 
 def test_an_interpolation_goes_through_the_latents_in_files(tmp_path, monkeypatch):
-    latents = sample_latents(SYSTEMS['oreilly'], np.random.default_rng(0), 3)
+    latents = sample_latents(PRETRAINED_SYSTEM, np.random.default_rng(0), 3)
     np.save(tmp_path / 'backwards.npy', latents[::-1])
     out = tmp_path / 'out'
     generate_here(monkeypatch, '--latents', tmp_path / 'backwards.npy', '--interpolate', 2, '--out', out)
@@ -292,7 +294,7 @@ def test_a_sum_of_faces_is_drawn_as_in_the_paper(tmp_path):
     def face(row, left):
         return picture[row * high : row * high + 84 : 3, left : left + 84 : 3]
 
-    latents = sample_latents(SYSTEMS['oreilly'], np.random.default_rng(0), 9)
+    latents = sample_latents(PRETRAINED_SYSTEM, np.random.default_rng(0), 9)
     means = np.array([latents[[3, 8]].mean(axis=0), latents[5], latents[[1, 2, 0]].mean(axis=0)])
     np.testing.assert_allclose(np.load(tmp_path / 'faces' / 'latents.npy'), [means[0] - means[1] + means[2]], rtol=1e-4)
     with restored_generator(PRETRAINED) as restored:

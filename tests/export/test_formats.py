@@ -66,6 +66,7 @@ def test_the_documented_program_draws_the_ten_faces(heading, tmp_path):
     skip_without_converter(HEADINGS[heading])
     if heading == 'PyTorch':
         pytest.importorskip('torch')
+    run_command('generate.py', cwd=tmp_path).check_returncode()
     result = run_command('generate.py', '--export', 'mine', '--format', HEADINGS[heading], cwd=tmp_path)
     assert result.returncode == 0 and result.stderr == '' and result.stdout == 'The generator: mine\n'
     forkserver.run(['-c', PROGRAMS[heading]], cwd=tmp_path).check_returncode()

@@ -14,12 +14,12 @@ RNG = np.random.default_rng(0)
 
 
 def test_the_first_layer_includes_its_batch_normalisation():
-    z = RNG.uniform(-1, 1, (2, 100)).astype(np.float32)
     with restored_generator(PRETRAINED) as generator:
+        z = sample_latents(generator.system, RNG, 2)
         weights = first_layer(generator)
         normalized = generator.session.graph.get_tensor_by_name('generator/layer1/batch_norm/batchnorm/add_1:0')
         outputs = generator.session.run(normalized, {generator.z: z}).reshape(2, -1)
-    assert weights.shape == (100, 7 * 7 * 256)
+    assert weights.shape == (109, 7 * 7 * 256)
     np.testing.assert_allclose(outputs[1] - outputs[0], (z[1] - z[0]) @ weights, atol=1e-4)
 
 
@@ -49,7 +49,7 @@ def test_faces_change_more_along_the_strongest_direction_than_along_others():
         directions, _ = strongest_directions(first_layer(generator), 100)
         z = sample_latents(generator.system, RNG, 16)
         walks = np.concatenate([walk(generator.system, z, direction) for direction in directions[[0, 50, 99]]])
-        faces = np.concatenate(list(draw(generator.session, generator.z, generator.images, walks.reshape(-1, 100))))
+        faces = np.concatenate(list(draw(generator.session, generator.z, generator.images, walks.reshape(-1, 109))))
     faces = faces.reshape(3, 16, walks.shape[1], -1).astype(float)
     strongest, middle, weakest = np.abs(faces[:, :, -1] - faces[:, :, 0]).mean(axis=(1, 2))
     assert strongest > 2 * middle > 3 * weakest

@@ -93,7 +93,7 @@ def test_runs_of_other_systems_draw_faces_and_interpolations(tmp_path, pictures,
     ('size', 'mebibytes', 'parameters'),
     [
         # kernels, gamma and beta, biases, and two moving averages for each of the normalised channels
-        (28, 7, 109 * 7 * 7 * 256 + 4 * 4 * (256 * 128 + 128 * 3) + 3 + 4 * (256 + 128)),
+        (28, 8, 109 * 7 * 7 * 256 + 4 * 4 * (256 * 128 + 128 * 3) + 3 + 4 * (256 + 128)),
         (
             64,
             14,

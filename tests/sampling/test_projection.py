@@ -48,7 +48,7 @@ def test_the_latent_of_a_drawn_face_draws_nearly_the_same_face():
         np.testing.assert_array_equal(faces_of(generator, [found.latent])[0], found.face)
     assert found.distance < 4 < 20 < found.random_distance
     np.testing.assert_allclose(found.distance, np.sqrt(np.mean((photos[0] - found.face.astype(float)) ** 2)), rtol=1e-5)
-    assert found.latent.shape == (100,) and np.abs(found.latent).max() <= 1
+    assert found.latent.shape == (109,) and np.abs(found.latent).max() <= 1
 
 
 @pytest.mark.parametrize('latent', ['uniform', 'normal'])
