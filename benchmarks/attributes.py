@@ -28,10 +28,9 @@ from sampling.generator import PRETRAINED, draw_faces
 from training.data import choose_hold_out, load_dataset
 
 
-def classify(faces: np.ndarray, name: str) -> np.ndarray:
-    """Whether the feature network sees an attribute on each of the faces, uint8 (N, H, W, C)."""
-    with np.load(features.WEIGHTS) as saved:
-        return features.extract(faces)[1][:, list(saved['attributes']).index(name)] > 0.5
+def classify(faces: np.ndarray, index: int) -> np.ndarray:
+    """Whether the feature network sees its attribute `index` on each of the faces, uint8 (N, H, W, C)."""
+    return features.extract(faces)[1][:, index] > 0.5
 
 
 def main():
@@ -49,16 +48,21 @@ def main():
     settings |= {'attribute_table': args.attribute_table}
     if settings['hold_out'] == 'none':
         settings['hold_out'] = choose_hold_out(settings)
+    with np.load(features.WEIGHTS) as saved:
+        known = list(saved['attributes'])
+    if unknown := [name for name in settings['attributes'] if name not in known]:
+        sys.exit(f'the feature network does not know {", ".join(unknown)}, only {", ".join(known)}')
     dataset = load_dataset(settings)
 
     # The table.
     real, conditions = dataset.faces[dataset.held_out], dataset.conditions[dataset.held_out] > 0
     print(f'Data: {dataset}\n\n| attribute | share | real | with | without | drawn |\n|' + ' --- |' * 6)
     for name, has in zip(settings['attributes'], conditions.T, strict=True):
-        on_real, on_drawn = classify(real, name), []
+        index = known.index(name)
+        on_real, on_drawn = classify(real, index), []
         for value in (True, False):
             faces = np.concatenate(list(draw_faces(args.checkpoint, args.count, 0, wanted={name: value})))
-            on_drawn.append((classify(faces, name) == value).mean())
+            on_drawn.append((classify(faces, index) == value).mean())
         balanced = np.mean([on_real[has].mean(), 1 - on_real[~has].mean()])
         cells = [has.mean(), balanced, *on_drawn, np.mean(on_drawn)]
         print(f'| {name} | ' + ' | '.join(f'{100 * cell:.1f}' for cell in cells) + ' |', flush=True)
