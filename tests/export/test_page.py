@@ -26,6 +26,7 @@ from config.sizes import resized
 from export.page import TEMPLATE, export_page, generator_data, to_float16, write_page
 from graph.session import open_session, tf
 from rundir.checkpoints import Checkpoint
+from rundir.run_json import read_run, system_of_run
 from sampling.generator import PRETRAINED, Generator, draw_faces
 from sampling.latents import interpolate, sample_latents
 from systems import SYSTEMS, Layer
@@ -283,7 +284,7 @@ def test_the_page_draws_the_faces_of_generate_py(open_page, shipped, gpu):
     page = open_page(shipped)
     if gpu and not page.evaluate('Boolean(document.createElement("canvas").getContext("webgl2"))'):
         pytest.skip('this browser has no WebGL')
-    latents = sample_latents(SYSTEMS['oreilly'], np.random.default_rng(0), 6)
+    latents = sample_latents(system_of_run(read_run(PRETRAINED)), np.random.default_rng(0), 6)
     faces = np.concatenate(list(draw_faces(PRETRAINED, 6, 0)))
     np.testing.assert_allclose(drawn(page, latents, gpu), faces.astype(int), atol=2)
 
