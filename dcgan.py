@@ -149,7 +149,7 @@ def model_loss(system: System, input_real, input_z) -> Batch:
     d_real, d_fake = probabilities(system, real_logits, fake_logits)
     losses = Losses(
         d_loss=discriminator_loss(system, real_logits, fake_logits),
-        g_loss=generator_loss(system, real_logits, fake_logits),
+        g_loss=generator_loss(system, fake_logits),
         d_real=d_real,
         d_fake=d_fake,
     )
@@ -160,20 +160,15 @@ def model_loss(system: System, input_real, input_z) -> Batch:
 def discriminator_loss(system: System, real_logits, fake_logits):
     """The discriminator's loss for its logits (N, 1) of real and of generated images.
 
-    standard: the cross-entropy of Goodfellow et al. (2014) against `system.real_label` (0.9 with label smoothing) and
-    `system.fake_label`. relativistic: each real image should score higher than a generated one (Jolicoeur-Martineau,
-    2018, arXiv:1807.00734).
+    The cross-entropy of Goodfellow et al. (2014) against `system.real_label` (0.9 with label smoothing) and
+    `system.fake_label`.
     """
-    if system.objective == 'relativistic':
-        return cross_entropy(real_logits - fake_logits, 1.0)
     loss_real = cross_entropy(real_logits, system.real_label, system.label_noise)
     return loss_real + cross_entropy(fake_logits, system.fake_label, system.label_noise)
 
 
-def generator_loss(system: System, real_logits, fake_logits):
-    """The generator's loss; standard: the non-saturating cross-entropy against `system.wanted_label`."""
-    if system.objective == 'relativistic':
-        return cross_entropy(fake_logits - real_logits, 1.0)
+def generator_loss(system: System, fake_logits):
+    """The generator's loss: the non-saturating cross-entropy against `system.wanted_label`."""
     return cross_entropy(fake_logits, system.wanted_label)
 
 
@@ -189,9 +184,7 @@ def cross_entropy(logits, label, noise=0.0):
 
 
 def probabilities(system: System, real_logits, fake_logits) -> tuple:
-    """D(x) and D(G(z)), each (N, 1): of being real, or in a relativistic system of being the real one of a pair."""
-    if system.objective == 'relativistic':
-        return tf.sigmoid(real_logits - fake_logits), tf.sigmoid(fake_logits - real_logits)
+    """D(x) and D(G(z)), each (N, 1)."""
     sign = 1 if system.real_label > system.fake_label else -1  # kdnuggets labels generated images 1
     return tf.sigmoid(sign * real_logits), tf.sigmoid(sign * fake_logits)
 
@@ -254,9 +247,7 @@ def model_opt(system: System, batch: Batch, learning_rate, ema=None):
     if system.update_order == 'alternating':
         with tf.control_dependencies([d_train_opt]):
             fake_logits = discriminator(system, augment(system, batch.fake), batch.condition, reuse=True)
-            relativistic = system.objective == 'relativistic'
-            real_logits = discriminator(system, batch.real, batch.condition, reuse=True) if relativistic else None
-            g_loss = generator_loss(system, real_logits, fake_logits)
+            g_loss = generator_loss(system, fake_logits)
     with tf.variable_scope('g_optimizer'):
         g_train_opt = minimize(system, g_loss, learning_rate, tf.trainable_variables('generator/'))
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from common.cli import number
 
-OBJECTIVES = ('standard', 'relativistic')
 OPTIMIZERS = ('adam', 'rmsprop')
 AUGMENTS = ('none', 'translation', 'color-translation', 'color-translation-cutout')
 UPDATE_ORDERS = ('alternating', 'simultaneous')
@@ -79,9 +78,7 @@ class System:
     leaky_slope: float = setting(0.2, FRACTION, 'networks', 'negative slope of the leaky ReLU')
     dropout: float = setting(0.0, number(float, 0, 0.99), 'networks', 'dropout rate in the layers that have dropout')
     weight_stddev: float = setting(0.02, number(float, 0, 10), 'networks', 'initial weights: N(0, X), or Glorot if 0')
-    # The objective. Only the standard one has labels.
-    objective: str = setting('standard', OBJECTIVES, 'objective', changeable=True, older='standard',
-        help='cross-entropy, or relativistic: each real image should score higher than a generated one')  # fmt: skip
+    # The labels of the objective.
     real_label: float = setting(1.0, FRACTION, 'objective', changeable=True,
         help="discriminator's label for real images; 0.9: smoothing")  # fmt: skip
     fake_label: float = setting(0.0, FRACTION, 'objective', changeable=True,

@@ -60,7 +60,7 @@ PATHS = [name for name, setting in SETTINGS.items() if setting.path]
 # Settings that older runs lack, with the value that keeps such a run as it was.
 ADDED = {name: setting.older for name, setting in SETTINGS.items() if setting.older is not ...}
 # Settings that only older runs have, with the one value that is still supported.
-RETIRED = {'spectral_norm': False, 'reduce_precision': 'fp32'}
+RETIRED = {'spectral_norm': False, 'reduce_precision': 'fp32', 'objective': 'standard'}
 # Pairs of settings, in epochs and in steps.
 SCHEDULES = (('epochs', 'steps'), ('sample_every', 'sample_epochs'))
 
@@ -173,12 +173,6 @@ def contradictions(settings: dict) -> Iterator[str]:
     if settings['augment_target'] and settings['augment'] == 'none':
         yield '--augment-target requires --augment'
 
-    # Labels.
-    if settings['objective'] != 'standard':
-        for name in ('real_label', 'fake_label', 'wanted_label', 'label_noise'):
-            if settings[name] != getattr(SYSTEMS[settings['system']], name):
-                yield f'{flag(name)} has no effect with --objective {settings["objective"]}: leave it out'
-
 
 def read_settings(saved: dict) -> dict:
     """The settings in run.json, `saved`, completed if an older version wrote them. Raises UserError if they are damaged
@@ -194,7 +188,7 @@ def read_settings(saved: dict) -> dict:
 
     # Values of older versions.
     for name, value in saved.items():
-        if (name in RETIRED and value != RETIRED[name]) or (name, value) == ('objective', 'hinge'):
+        if name in RETIRED and value != RETIRED[name]:
             raise cli.UserError(f'the run was made with {flag(name)} {value}, which is no longer supported')
     settings = ADDED | {name: value for name, value in saved.items() if name in SETTINGS}
 

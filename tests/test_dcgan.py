@@ -50,9 +50,6 @@ def model_inputs():
     return dcgan.model_inputs(28, 28, 3, SMALL.latent_size)
 
 
-LOSSES = dcgan.discriminator_loss, dcgan.generator_loss
-
-
 def feed_of(rng, inputs, learning_rate=LEARNING_RATE):
     """What feeds placeholders with a batch of 8."""
     return dict(zip(inputs, (rng.uniform(-0.5, 0.5, (8, 28, 28, 3)), normal(rng, 8, 6), learning_rate), strict=True))
@@ -108,7 +105,7 @@ def test_real_and_generated_faces_have_the_condition_at_the_end_of_the_latents(s
 
 
 @pytest.mark.parametrize('order', UPDATE_ORDERS)
-@pytest.mark.parametrize('changes', [{}, {'objective': 'relativistic'}, {'r1': 1.0}])
+@pytest.mark.parametrize('changes', [{}, {'r1': 1.0}])
 def test_a_step_trains_all_outputs_of_a_conditional_discriminator(session, rng, order, changes):
     system = replace(CONDITIONAL, update_order=order, **changes)
     inputs = dcgan.model_inputs(28, 28, 3, system.z_dim)
@@ -200,17 +197,6 @@ def test_losses_are_cross_entropies_of_the_labels(session, rng, labels):
     assert losses.d_real.shape == losses.d_fake.shape == (8, 1)
     np.testing.assert_allclose(losses.d_real, of_real, rtol=1e-4)
     np.testing.assert_allclose(losses.d_fake, of_fake, rtol=1e-4)
-
-
-def test_the_relativistic_objective_compares_each_real_image_with_a_generated_one(session, rng):
-    real, fake = normal(rng, 8, 1) * 2, normal(rng, 8, 1) * 2
-    system = replace(SMALL, objective='relativistic')
-    tensors = [function(system, tf.constant(real), tf.constant(fake)) for function in (*LOSSES, dcgan.probabilities)]
-    d_loss, g_loss, (d_real, d_fake) = session.run(tensors)
-    more_real = 1 / (1 + np.exp(fake - real))  # the probability
-    np.testing.assert_allclose(d_loss, -np.log(more_real).mean(), rtol=1e-5)
-    np.testing.assert_allclose(g_loss, -np.log(1 - more_real).mean(), rtol=1e-5)
-    np.testing.assert_allclose([d_real, d_fake], [more_real, 1 - more_real], rtol=1e-4)
 
 
 @pytest.mark.parametrize('step, factor', [(0, 3), (1, 0), (2, 0), (3, 3)])

@@ -237,7 +237,6 @@ RANGES = {
         '--batch-size': ('1', '65537', 'nan'),
         '--learning-rate': ('0', '1.1', 'inf', 'nan', '-0.1', '1e400', 'x'),
         '--learning-rate-ratio': ('0', '1001', 'inf'),
-        '--objective': ('wgan',),
         '--discriminator-batch-norm': ('yes',),
         '--r1': ('-1', '1e7'),
         '--r1-every': ('0', '1.5'),

@@ -236,7 +236,7 @@ def test_one_flag_of_a_schedule_takes_the_place_of_both_settings(flags, values):
 def test_run_json_is_enough_to_draw_the_faces_of_a_run_with_other_values(tmp_path, pictures):
     values = {
         'batch_size': 8, 'latent_size': 7, 'latent': 'normal', 'leaky_slope': 0.1, 'optimizer': 'rmsprop', 'ema': 0.5,
-        'objective': 'relativistic', 'dropout': 0.35, 'augment': 'translation', 'flip': 0.25, 'samples': 9,
+        'dropout': 0.35, 'augment': 'translation', 'flip': 0.25, 'samples': 9,
     }  # fmt: skip
     flags = [text for name, value in values.items() for text in (flag(name), value)]
     result = run_command(

@@ -75,10 +75,9 @@ def sign_of_failure(system: System, d_loss: float, g_loss: float, drawn: Content
     # Losses that grow without limit, or that cannot get lower.
     if max(abs(d_loss), abs(g_loss)) > MAX_LOSS:
         return f'the losses explode (discriminator {d_loss:.4g}, generator {g_loss:.4g})'
-    lowest = 0.0
-    if system.objective == 'standard':  # the entropy of the labels
-        labels = [label + (1 - 2 * label) * system.label_noise / 2 for label in (system.real_label, system.fake_label)]
-        lowest = sum(p * math.log(1 / p) for label in labels for p in (label, 1 - label) if p)
+    # The lowest loss is the entropy of the labels.
+    labels = [label + (1 - 2 * label) * system.label_noise / 2 for label in (system.real_label, system.fake_label)]
+    lowest = sum(p * math.log(1 / p) for label in labels for p in (label, 1 - label) if p)
     if d_loss < lowest + LOSS_MARGIN:
         return f'the discriminator separates real from generated faces (loss {d_loss:.4f}, minimum {lowest:.4f})'
 

@@ -108,7 +108,6 @@ def test_contents_are_the_deviation_between_faces_and_the_share_of_values_betwee
         ('--system kdnuggets', 0.243, 40, '0.2338'),
         ('--system kdnuggets', 0.244, 40, None),
         ('--real-label 1 --label-noise 0.05', 0.243, 40, '0.2338'),
-        ('--objective relativistic', 0.326, 40, None),
         ('', 0.9, 4.9, 'hardly differ'),
         ('', 0.9, 5.1, None),
     ],
