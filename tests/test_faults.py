@@ -244,6 +244,7 @@ RANGES = {
         '--steps-per-call': ('0', '10001'),
         '--flip': ('-0.1', '1.1'),
         '--augment': ('color', ''),
+        '--augment-target': ('-0.1', '1.1'),
         '--instance-noise': ('-0.1', '11'),
         '--evaluate-every': ('0', '1e9'),
         '--beta1': ('1', '-1'),

@@ -14,7 +14,7 @@ from graph.session import open_session, tf
 from rundir import checkpoints
 from rundir.run_json import write_run
 from rundir.transfer import initial_values
-from sampling.generator import PRETRAINED
+from sampling.generator import PRETRAINED, PRETRAINED_ATTRIBUTES
 
 WIDTH = '--width 0.05'
 
@@ -73,7 +73,8 @@ def test_both_networks_are_taken_and_the_optimisers_begin_anew(other, capsys):
 
 
 def test_a_generator_alone_is_its_own_average(capsys):
-    variables, values = begin(PRETRAINED, '--system recommended --width 1'), saved(PRETRAINED)
+    flags = ['--system recommended --width 1 --attributes', *PRETRAINED_ATTRIBUTES]
+    variables, values = begin(PRETRAINED, ' '.join(flags)), saved(PRETRAINED)
     assert capsys.readouterr().out.endswith('generator copied; discriminator not copied (not there)\n')
     for name in ('generator/layer1/dense/kernel', 'generator/layer2/batch_norm/gamma'):
         np.testing.assert_array_equal(variables[name], values.get_tensor(name))
