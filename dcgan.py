@@ -253,10 +253,9 @@ def model_opt(system: System, batch: Batch, learning_rate, ema=None):
 
     # (3) Count the step, adapt the augmentation, and update the moving average of G's weights.
     with tf.control_dependencies([d_train_opt, g_train_opt]):
+        counted = global_step.assign_add(1)
         adapted = adapt(system, batch.losses.d_real) if system.augment_target else tf.no_op()
-        with tf.control_dependencies([adapted]):
-            counted = global_step.assign_add(1)
-    with tf.control_dependencies([counted]):
+    with tf.control_dependencies([counted, adapted]):
         return ema.apply(tf.trainable_variables('generator/')) if ema else tf.no_op()
 
 

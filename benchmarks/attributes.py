@@ -28,9 +28,9 @@ from sampling.generator import PRETRAINED, draw_faces
 from training.data import choose_hold_out, load_dataset
 
 
-def classify(faces: np.ndarray, index: int) -> np.ndarray:
-    """Whether the feature network sees its attribute `index` on each of the faces, uint8 (N, H, W, C)."""
-    return features.extract(faces)[1][:, index] > 0.5
+def classify(faces: np.ndarray) -> np.ndarray:
+    """Whether the feature network sees each of its attributes on faces, uint8 (N, H, W, C): (N, 40)."""
+    return features.extract(faces)[1] > 0.5
 
 
 def main():
@@ -55,16 +55,16 @@ def main():
     dataset = load_dataset(settings)
 
     # The table.
-    real, conditions = dataset.faces[dataset.held_out], dataset.conditions[dataset.held_out] > 0
+    real, conditions = classify(dataset.faces[dataset.held_out]), dataset.conditions[dataset.held_out] > 0
     print(f'Data: {dataset}\n\n| attribute | share | real | with | without | drawn |\n|' + ' --- |' * 6)
     for name, has in zip(settings['attributes'], conditions.T, strict=True):
         index = known.index(name)
-        on_real, on_drawn = classify(real, index), []
+        on_real, on_drawn = [], []
         for value in (True, False):
+            on_real.append((real[has == value, index] == value).mean())
             faces = np.concatenate(list(draw_faces(args.checkpoint, args.count, 0, wanted={name: value})))
-            on_drawn.append((classify(faces, index) == value).mean())
-        balanced = np.mean([on_real[has].mean(), 1 - on_real[~has].mean()])
-        cells = [has.mean(), balanced, *on_drawn, np.mean(on_drawn)]
+            on_drawn.append((classify(faces)[:, index] == value).mean())
+        cells = [has.mean(), np.mean(on_real), *on_drawn, np.mean(on_drawn)]
         print(f'| {name} | ' + ' | '.join(f'{100 * cell:.1f}' for cell in cells) + ' |', flush=True)
 
 

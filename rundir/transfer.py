@@ -19,13 +19,17 @@ def initial_values(path: Path, graph, system: System, frozen: tuple[str, ...]) -
     Copies weights, moving averages and batch norm statistics, but neither the optimisers' state nor the global step.
     Prints what is copied. Raises UserError if no layer fits, or not all of the frozen ones.
     """
+    # The variables of both networks in the checkpoint, for the attributes of this system.
     run_dir, (_, prefix), reader = checkpoints.find(path)
-    saved = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith(('generator/', 'discriminator/'))]
+    saved = {name: reader.get_tensor(name) for name in names}
     attributes = system_of_run(read_run(run_dir)).attributes
     for name, axis in attribute_axes(system).items():
         for each in (name, name + AVERAGE):
             if each in saved:
                 saved[each] = for_attributes(saved[each], axis, attributes, system.attributes)
+
+    # The variables of the graph that they fit.
     with graph.as_default():
         variables = tf.global_variables('generator/') + tf.global_variables('discriminator/')
         initial = {variable.op.name: variable.initial_value for variable in variables}
